@@ -1,0 +1,51 @@
+"""The whole way on a folder of photographs: seeds, pseudo masks and segmentation, three seeds."""
+
+import argparse
+
+import pandas as pd
+
+from data_prep.ready import ready
+from wsss_lib import results, stages
+from wsss_lib.project import project_root
+from wsss_lib.runs import Run
+from wsss_lib.settings import load
+
+SEEDS = (0, 1, 2)
+
+
+def main() -> None:
+    """Run every stage of plain CAM for each seed; write ``results/photographs.csv``."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("data_root", help="folder in VOC layout, with masks to score against")
+    parser.add_argument("--runs-root", default="", help="where the runs are kept (default: runs/ of the project)")
+    options = parser.parse_args()
+    settings = load("laptop")
+    folder = ready(settings, data_root=options.data_root)
+    rows = []
+    for seed in SEEDS:
+        run = Run(settings, folder, seed=seed, root=options.runs_root)
+        seeds = stages.make_cams(run).metrics["seed"]
+        masks, final = stages.make_pseudo_masks(run).metrics["mask"], stages.train_segmentation(run).metrics["mask"]
+        rows.append(
+            {
+                "seed": seed,
+                "map_val": 100 * stages.train_classifier(run).metrics["map"],
+                "seed_miou_fixed": 100 * seeds["fixed"]["miou"],
+                "seed_miou_best": 100 * seeds["best"]["miou"],
+                "best_threshold": seeds["best"]["threshold"],
+                "pseudo_mask_miou": 100 * masks["miou"],
+                "segmentation_miou_val": 100 * final["miou"],
+                "classes": " ".join(seeds["fixed"]["miou_classes"]),
+            }
+        )
+        print(rows[-1])
+    results.record(
+        project_root() / "results" / "photographs.csv",
+        pd.DataFrame(rows),
+        "python results/photographs.py DATA_ROOT",
+        f"profile laptop, {len(run.ids('train'))} training and {len(run.ids('val'))} val photographs, seeds {SEEDS}",
+    )
+
+
+if __name__ == "__main__":
+    main()

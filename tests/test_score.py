@@ -1,0 +1,69 @@
+"""Scores of folders: perfect maps score 1, the two thresholds stay apart, only scored classes count."""
+
+import numpy as np
+import pytest
+
+from wsss_lib.data import VOCFolder
+from wsss_lib.data.masks import write_mask
+from wsss_lib.errors import DataError
+from wsss_lib.localize import save_cam
+from wsss_lib.metrics import ConfusionMatrix
+from wsss_lib.score import frequent_classes, group_of, score_masks, score_seeds
+
+
+@pytest.fixture
+def folder(toy_root):
+    return VOCFolder(toy_root, name="toy")
+
+
+def perfect_cam(folder, image_id, value=1.0):
+    truth = folder.mask(image_id).numpy()
+    return np.stack([(truth == k + 1) * value for k in range(folder.n_classes)]).astype(np.float32)
+
+
+def test_seeds_of_perfect_maps_score_one(folder, tmp_path):
+    ids = folder.split("val")
+    for i in ids:
+        save_cam(tmp_path / f"{i}.npz", perfect_cam(folder, i), folder.label(i), tuple(folder.mask(i).shape))
+    report = score_seeds(folder, ids, tmp_path, [0, 1, 2, 3, 4, 5, 6], threshold=0.25, step=0.01)
+    assert report["fixed"]["miou"] == report["best"]["miou"] == 1.0
+    assert report["energy"]["object"] == pytest.approx(1.0)
+    assert set(report["groups"]) <= {"agrees", "disagrees"}
+
+
+def test_the_fixed_threshold_does_not_follow_the_truth(folder, tmp_path):
+    ids = folder.split("val")
+    for i in ids:
+        save_cam(tmp_path / f"{i}.npz", perfect_cam(folder, i, 0.2), folder.label(i), tuple(folder.mask(i).shape))
+    report = score_seeds(folder, ids, tmp_path, [0, 1, 2, 3, 4, 5, 6], threshold=0.25, step=0.01)
+    assert report["best"]["miou"] == 1.0 and report["best"]["threshold"] < 0.2
+    assert report["fixed"]["miou"] < 0.2 and report["fixed"]["threshold"] == 0.25
+
+
+def test_masks_are_scored_as_one_confusion_matrix_over_the_split(folder, tmp_path):
+    rng, plain = np.random.default_rng(0), ConfusionMatrix(7)
+    ids = folder.split("val")
+    for i in ids:
+        guess = rng.integers(0, 7, tuple(folder.mask(i).shape)).astype(np.uint8)
+        write_mask(tmp_path / f"{i}.png", guess)
+        plain.update(folder.mask(i).numpy(), guess)
+    report = score_masks(folder, ids, tmp_path, list(range(7)))
+    assert report["miou"] == pytest.approx(plain.miou())
+
+
+def test_a_missing_mask_is_one_line_that_names_it(folder, tmp_path):
+    with pytest.raises(DataError, match=r"\.png: no such mask"):
+        score_masks(folder, folder.split("val"), tmp_path, [0, 1])
+
+
+def test_classes_with_few_images_are_left_out_unless_all_are_few(folder):
+    ids = folder.split("train")
+    counts = folder.labels(ids).sum(0)
+    rare = int(counts.min()) + 1
+    assert frequent_classes(folder, ids, rare) == [0, *(k + 1 for k, n in enumerate(counts) if n >= rare)]
+    assert len(frequent_classes(folder, ids, 10_000)) == 7
+
+
+def test_an_image_without_a_known_context_is_in_no_group(folder):
+    assert {group_of(folder, i) for i in folder.split("train")} == {"agrees", "disagrees"}
+    assert group_of(folder, "elsewhere") is None

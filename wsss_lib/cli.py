@@ -1,0 +1,667 @@
+"""`wsss`: run the notebooks of the course headless, and show what the runs scored.
+
+One idea: the notebooks are the program. `wsss run` executes them with papermill, in their order, and keeps
+the executed notebooks and their pictures beside the results; `wsss results` reads all finished stages.
+
+    wsss list
+    wsss run all --profile demo
+    wsss run 01_cam 07 -p seed=1 --set cam.epochs=3
+    wsss results
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import base64
+import os
+import re
+import shutil
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from wsss_lib.errors import WsssError
+
+# The notebooks in their order, with those that each needs: if one fails, those that need it are not started.
+NEEDS: dict[str, tuple[str, ...]] = {
+    "00_start": (),
+    "01_cam": (),
+    "07_pseudo_masks": ("01_cam",),
+    "08_segmentation": ("07_pseudo_masks",),
+    "09_compare": (),
+}
+CELL_TIMEOUT = {"smoke": 300, "demo": 900}  # seconds; other profiles may take as long as they need
+STAGES = ("classifier", "cams", "pseudo_masks", "segmentation")
+SCORES = ("map", "miou", "pixel_accuracy")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one notebook.
+
+    Parameters
+    ----------
+    name : str
+        The notebook.
+    state : str
+        ``done``, ``failed`` or ``not started``.
+    path : Path, optional
+        The executed notebook; kept after a failure too.
+    seconds : float
+        How long it took.
+    message : str
+        One line: the failing cell and its error, or what was missing.
+
+    Examples
+    --------
+    >>> Outcome("01_cam", "done").ok
+    True
+    """
+
+    name: str
+    state: str
+    path: Path | None = None
+    seconds: float = 0.0
+    message: str = ""
+
+    @property
+    def ok(self) -> bool:
+        """Whether the notebook ran to its end."""
+        return self.state == "done"
+
+
+def notebooks_folder() -> Path:
+    """The folder of the notebooks: beside the package, or found upward from the current folder.
+
+    Returns
+    -------
+    Path
+
+    Raises
+    ------
+    WsssError
+        If there is none, as after an installation without the checkout.
+
+    Examples
+    --------
+    >>> notebooks_folder().name
+    'notebooks'
+    """
+    here = Path.cwd()
+    for folder in (Path(__file__).resolve().parent.parent, here, *here.parents):
+        if any((folder / "notebooks").glob("[0-9][0-9]_*.ipynb")):
+            return folder / "notebooks"
+    raise WsssError(
+        f"no folder notebooks/ with notebooks in {here} or above it: run wsss inside a checkout of the kit"
+    )
+
+
+def select(names: Sequence[str], folder: Path, needs: Mapping[str, tuple[str, ...]] = NEEDS) -> list[str]:
+    """Names of notebooks, in the order in which they run.
+
+    Parameters
+    ----------
+    names : sequence of str
+        ``all``, names (``01_cam``) or their numbers (``01``).
+    folder : path
+        Where the notebooks lie.
+    needs : mapping
+        The notebooks in their order; others can be named, but are no part of ``all``.
+
+    Returns
+    -------
+    list of str
+
+    Raises
+    ------
+    WsssError
+        For a name that no notebook has.
+
+    Examples
+    --------
+    >>> select(["08", "01_cam"], notebooks_folder())
+    ['01_cam', '08_segmentation']
+    """
+    there = sorted(path.stem for path in Path(folder).glob("[0-9][0-9]_*.ipynb"))
+    ordered = [name for name in needs if name in there] + [name for name in there if name not in needs]
+    chosen: set[str] = set()
+    for name in names:
+        wanted = name.removesuffix(".ipynb")
+        found = [n for n in ordered if wanted in (n, n[:2]) or (wanted == "all" and n in needs)]
+        if not found:
+            raise WsssError(f"{name}: no such notebook; there are {', '.join(ordered) or 'none'}, and all")
+        chosen.update(found)
+    return [name for name in ordered if name in chosen]
+
+
+def parse_value(text: str) -> Any:
+    """A value from the command line: a Python literal, else the text itself.
+
+    Parameters
+    ----------
+    text : str
+        Such as ``3``, ``1e-4``, ``[1.0, 0.5]``, ``true`` or ``toy``.
+
+    Returns
+    -------
+    object
+
+    Examples
+    --------
+    >>> [parse_value(text) for text in ("3", "1e-4", "[1.0, 0.5]", "true", "toy", "")]
+    [3, 0.0001, [1.0, 0.5], True, 'toy', '']
+    """
+    text = {"true": "True", "false": "False", "null": "None"}.get(text, text)
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+def parse_pairs(pairs: Iterable[str], option: str) -> dict[str, Any]:
+    """``key=value`` pairs of the command line.
+
+    Parameters
+    ----------
+    pairs : iterable of str
+        One pair each.
+    option : str
+        The option that they were given with, for the message.
+
+    Returns
+    -------
+    dict
+
+    Raises
+    ------
+    WsssError
+        For a pair without ``=`` or without a key.
+
+    Examples
+    --------
+    >>> parse_pairs(["cam.epochs=3", "data.dataset=toy"], "--set")
+    {'cam.epochs': 3, 'data.dataset': 'toy'}
+    """
+    values = {}
+    for pair in pairs:
+        key, equals, text = pair.partition("=")
+        if not key or not equals:
+            raise WsssError(f"{option} {pair}: write {option} key=value")
+        values[key.strip()] = parse_value(text.strip())
+    return values
+
+
+def parameters_of(notebook: Path) -> tuple[str, ...]:
+    """The parameters that a notebook knows: the names in its cell tagged ``parameters``.
+
+    Parameters
+    ----------
+    notebook : path
+        An ``.ipynb`` file.
+
+    Returns
+    -------
+    tuple of str
+
+    Examples
+    --------
+    >>> parameters_of(notebooks_folder() / "01_cam.ipynb")
+    ('profile', 'dataset', 'data_root', 'runs_root', 'seed', 'overrides')
+    """
+    import nbformat
+
+    for cell in nbformat.read(notebook, as_version=4).cells:
+        if "parameters" in cell.metadata.get("tags", ()):
+            body = ast.parse(cell.source).body
+            targets = [t for node in body if isinstance(node, ast.Assign) for t in node.targets]
+            targets += [node.target for node in body if isinstance(node, ast.AnnAssign)]
+            return tuple(t.id for t in targets if isinstance(t, ast.Name))
+    return ()
+
+
+def output_folder(runs_root: Path, parameters: Mapping[str, Any]) -> Path:
+    """Where executed notebooks go: ``<runs_root>/<dataset>/<profile>/notebooks/seed<k>``.
+
+    What departs from the profile (overrides, another method) is added to ``notebooks``, so that runs with
+    other settings lie side by side.
+
+    Parameters
+    ----------
+    runs_root : path
+        The runs' root.
+    parameters : mapping
+        The notebooks' parameters, with ``dataset`` and ``profile``.
+
+    Returns
+    -------
+    Path
+
+    Examples
+    --------
+    >>> kept = {"dataset": "toy", "profile": "demo", "seed": 1}
+    >>> output_folder(Path("runs"), {**kept, "overrides": {"cam.epochs": 3}}).as_posix()
+    'runs/toy/demo/notebooks+cam.epochs=3/seed1'
+    """
+    own = {"profile", "dataset", "data_root", "runs_root", "seed", "overrides"}
+    departs = {**parameters.get("overrides", {}), **{k: v for k, v in parameters.items() if k not in own}}
+    tags = [f"{k}={v}" for k, v in sorted(departs.items()) if (k, v) != ("method", "cam")]
+    name = "+".join(["notebooks", *(re.sub(r"[^\w.=,-]+", "_", tag)[:60] for tag in tags)])[:200]
+    return (
+        Path(runs_root) / parameters["dataset"] / parameters["profile"] / name / f"seed{parameters['seed']}"
+    )
+
+
+def run(
+    names: Sequence[str],
+    *,
+    profile: str = "",
+    dataset: str = "",
+    data_root: str | Path = "",
+    runs_root: str | Path = "",
+    parameters: Mapping[str, Any] | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    timeout: int | None = None,
+    folder: Path | None = None,
+    needs: Mapping[str, tuple[str, ...]] = NEEDS,
+    say: Callable[[str], None] = print,
+) -> list[Outcome]:
+    """Execute notebooks one after the other; when one fails, those that need it are not started.
+
+    Parameters
+    ----------
+    names : sequence of str
+        As for `select`.
+    profile : str
+        ``smoke``, ``demo``, ``laptop`` or ``paper``; by default ``$WSSS_PROFILE``, else ``demo``.
+    dataset : str
+        By default the profile's own.
+    data_root : path
+        Where the data lie; by default the notebooks find or make them.
+    runs_root : path
+        By default ``$WSSS_RUNS``, else ``runs/`` of the project.
+    parameters : mapping, optional
+        More parameters of the notebooks; each must be known to one of them.
+    overrides : mapping, optional
+        ``{"section.key": value}``, departures from the profile's settings.
+    timeout : int, optional
+        Seconds that one cell may take, 0 for no limit; by default `CELL_TIMEOUT`.
+    folder : path, optional
+        Where the notebooks lie; by default `notebooks_folder()`.
+    needs : mapping
+        Which notebooks need which.
+    say : callable
+        Gets one line at a time.
+
+    Returns
+    -------
+    list of Outcome
+        One for each notebook, in order.
+
+    Raises
+    ------
+    WsssError
+        Before anything starts: an unknown notebook, parameter, profile or override.
+
+    Examples
+    --------
+    >>> run(["01"], parameters={"sed": 1})  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    wsss_lib.errors.WsssError: parameter 'sed': 01_cam does not know it; it knows profile, dataset, ...
+    """
+    from wsss_lib import settings
+    from wsss_lib.project import runs_root as default_runs_root
+
+    folder = notebooks_folder() if folder is None else Path(folder)
+    chosen = select(names, folder, needs)
+    given = dict(parameters or {})
+    changed = {**given.pop("overrides", {}), **(overrides or {})}
+    given["profile"] = profile or given.get("profile") or os.environ.get("WSSS_PROFILE") or "demo"
+    values = settings.load(given["profile"], changed)
+    given["dataset"] = dataset or given.get("dataset") or values.data.dataset
+    given["runs_root"] = str(Path(runs_root or given.get("runs_root") or default_runs_root()).absolute())
+    if data_root or given.get("data_root"):
+        given["data_root"] = str(Path(data_root or given["data_root"]).absolute())
+    given.setdefault("seed", 0)
+    if not isinstance(given["seed"], int) or given["seed"] < 0:
+        raise WsssError(f"seed={given['seed']!r}: give a whole number of 0 or more")
+    if changed:
+        given["overrides"] = changed
+    known = {name: parameters_of(folder / f"{name}.ipynb") for name in chosen}
+    _check_parameters(given, known, asked=parameters or {})
+
+    target = output_folder(Path(given["runs_root"]), given)
+    limit = CELL_TIMEOUT.get(given["profile"], 0) if timeout is None else timeout
+    outcomes: dict[str, Outcome] = {}
+    for name in chosen:
+        if missing := [n for n in needs.get(name, ()) if n in outcomes and not outcomes[n].ok]:
+            message = f"needs {', '.join(missing)}, which did not finish"
+            outcomes[name] = Outcome(name, "not started", message=message)
+        else:
+            own = {k: v for k, v in given.items() if k in known[name]}
+            outcomes[name] = execute(folder / f"{name}.ipynb", target / f"{name}.ipynb", own, timeout=limit)
+        done = outcomes[name]
+        say(f"{name}: {done.state}" + (f" in {done.seconds:.0f} s" if done.ok else f": {done.message}"))
+    return list(outcomes.values())
+
+
+def _check_parameters(given: Mapping, known: Mapping[str, tuple[str, ...]], asked: Mapping) -> None:
+    for key in given:
+        without = [name for name, names in known.items() if key not in names]
+        if len(without) == len(known) and (key in asked or key == "overrides"):
+            valid = ", ".join(dict.fromkeys(n for names in known.values() for n in names)) or "none"
+            does, knows = ("does", "it knows") if len(without) == 1 else ("do", "they know")
+            raise WsssError(f"parameter {key!r}: {', '.join(without)} {does} not know it; {knows} {valid}")
+
+
+def execute(source: Path, target: Path, parameters: Mapping[str, Any], timeout: int = 0) -> Outcome:
+    """Execute one notebook with papermill in the notebook's own folder, and save its pictures as PNG files.
+
+    Parameters
+    ----------
+    source : path
+        The notebook.
+    target : path
+        The executed notebook, kept whatever happens; pictures go to ``<stem>_files/`` beside it.
+    parameters : mapping
+        Values for the notebook's parameters cell.
+    timeout : int
+        Seconds that one cell may take; 0 for no limit.
+
+    Returns
+    -------
+    Outcome
+
+    Examples
+    --------
+    >>> execute(Path("no_such.ipynb"), Path("out.ipynb"), {}).message
+    'no_such.ipynb: no such notebook'
+    """
+    source, target, start = Path(source), Path(target), time.perf_counter()
+    if not source.is_file():
+        return Outcome(source.stem, "failed", message=f"{source.name}: no such notebook")
+    import nbformat
+    import papermill
+
+    target.parent.mkdir(parents=True, exist_ok=True)
+    state, message = "done", ""
+    try:
+        papermill.execute_notebook(
+            nbformat.read(source, as_version=4),
+            str(target).replace("{", "{{").replace("}", "}}"),
+            parameters=dict(parameters),
+            kernel_name="python3",
+            cwd=str(source.parent),
+            execution_timeout=timeout or None,
+            progress_bar={"desc": source.stem, "mininterval": 0.5 if sys.stderr.isatty() else 20},
+        )
+    except Exception as error:  # a cell's error, a timeout, a dead kernel: whatever it is, the others go on
+        state, message = "failed", _failure(target, error)
+    if target.is_file():
+        save_pictures(target)
+    return Outcome(source.stem, state, target, time.perf_counter() - start, message)
+
+
+def _failure(target: Path, error: Exception) -> str:
+    """The failing cell by number and first line, and the error's last line."""
+    import nbformat
+
+    reason = [f"{type(error).__name__}: {line}" for line in str(error).strip().splitlines()][-1:]
+    if hasattr(error, "ename"):
+        reason = [f"{error.ename}: {line}" for line in error.evalue.strip().splitlines()][-1:] or [
+            error.ename
+        ]
+    what = reason[0] if reason else type(error).__name__
+    if not target.is_file():
+        return what
+    cells = nbformat.read(target, as_version=4).cells
+    own = {"papermill-error-cell-tag", "injected-parameters"}
+    cells = [cell for cell in cells if not own & set(cell.metadata.get("tags", ()))]
+    started = [
+        (number, cell)
+        for number, cell in enumerate(cells, 1)
+        if cell.cell_type == "code" and cell.metadata.get("papermill", {}).get("start_time")
+    ]
+    if not started:
+        return what
+    number, cell = started[-1]
+    first = (cell.source.strip().splitlines() or [""])[0]
+    return f"cell {number} ({first}) failed: {what}"
+
+
+def save_pictures(notebook: Path) -> list[Path]:
+    """Write the pictures of an executed notebook as PNG files into ``<stem>_files/`` beside it.
+
+    Parameters
+    ----------
+    notebook : path
+        The executed notebook; pictures that an earlier execution left are deleted.
+
+    Returns
+    -------
+    list of Path
+
+    Examples
+    --------
+    >>> import tempfile, nbformat
+    >>> path = Path(tempfile.mkdtemp()) / "empty.ipynb"
+    >>> _ = path.write_text(nbformat.writes(nbformat.v4.new_notebook()))
+    >>> save_pictures(path)
+    []
+    """
+    import nbformat
+
+    folder = notebook.with_name(f"{notebook.stem}_files")
+    shutil.rmtree(folder, ignore_errors=True)
+    outputs = [o for c in nbformat.read(notebook, as_version=4).cells for o in c.get("outputs", ())]
+    pictures = [o.data["image/png"] for o in outputs if "image/png" in o.get("data", ())]
+    paths = []
+    for number, picture in enumerate(pictures, 1):
+        folder.mkdir(exist_ok=True)
+        paths.append(folder / f"figure_{number:02d}.png")
+        paths[-1].write_bytes(base64.b64decode(picture))
+    return paths
+
+
+def results(rows: Iterable[Mapping[str, Any]]) -> str:
+    """A table of scores in percent: mean, standard deviation over seeds, and the number of seeds.
+
+    Parameters
+    ----------
+    rows : iterable of mapping
+        Finished stages, as `wsss_lib.runs.collect` gives them.
+
+    Returns
+    -------
+    str
+
+    Examples
+    --------
+    >>> row = {"dataset": "toy", "profile": "demo", "pipeline": "cam", "stage": "cams"}
+    >>> print(results([{**row, "seed": k, "metrics": {"miou": v}} for k, v in enumerate([0.4, 0.5])]))
+    dataset  profile  pipeline  stage  score  mean ± std (%)  seeds
+    toy      demo     cam       cams   miou       45.0 ± 7.1      2
+    """
+    groups: dict[tuple, list[float]] = {}
+    for row in rows:
+        place = STAGES.index(row["stage"]) if row["stage"] in STAGES else len(STAGES)
+        for score, value in _scores(row["metrics"]):
+            key = (row["dataset"], row["profile"], row["pipeline"], place, row["stage"], score)
+            groups.setdefault(key, []).append(100 * value)
+    lines = [("dataset", "profile", "pipeline", "stage", "score", "mean ± std (%)", "seeds")]
+    for key in sorted(groups, key=lambda k: k[:5]):  # scores keep the order in which a stage reports them
+        values = groups[key]
+        spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
+        shown = f"{statistics.fmean(values):.1f}{spread}"
+        lines.append((*key[:3], key[4], key[5], shown, str(len(values))))
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    right = len(widths) - 2
+    return "\n".join(
+        "  ".join(
+            t.rjust(w) if i >= right else t.ljust(w)
+            for i, (t, w) in enumerate(zip(line, widths, strict=True))
+        )
+        for line in lines
+    )
+
+
+def _scores(metrics: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, float]]:
+    """The scores of a stage and of reports inside it (`fixed miou-7`: over 7 classes)."""
+    for key, value in metrics.items():
+        if isinstance(value, Mapping):
+            yield from _scores(value, f"{prefix}{key} ")
+        elif key in SCORES and isinstance(value, int | float):
+            classes = metrics.get("miou_classes", ()) if key == "miou" else ()
+            yield f"{prefix}{key}{f'-{len(classes)}' if classes else ''}", float(value)
+
+
+def listing(folder: Path, needs: Mapping[str, tuple[str, ...]] = NEEDS) -> str:
+    """The notebooks with their titles and what they need.
+
+    Parameters
+    ----------
+    folder : path
+        Where the notebooks lie.
+    needs : mapping
+        Which notebooks need which.
+
+    Returns
+    -------
+    str
+
+    Examples
+    --------
+    >>> print(listing(notebooks_folder()))  # doctest: +ELLIPSIS
+    00_start ...
+    """
+    import nbformat
+
+    lines = []
+    for name in select(["all"], folder, needs):
+        cells = nbformat.read(Path(folder) / f"{name}.ipynb", as_version=4).cells
+        heads = (m.group(1) for c in cells if (m := re.search(r"^# (.+)", c.source, re.M)))
+        after = f"  (after {', '.join(needs[name])})" if needs.get(name) else ""
+        lines.append(f"{name:<16} {next(heads, '')}{after}")
+    return "\n".join(lines)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line's parser.
+
+    Returns
+    -------
+    ArgumentParser
+
+    Examples
+    --------
+    >>> parser().parse_args(["run", "01", "-p", "seed=1"]).parameter
+    ['seed=1']
+    """
+    top = argparse.ArgumentParser(
+        prog="wsss", description="Run the notebooks headless, and show their results."
+    )
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    one = commands.add_parser(
+        "run", help="execute notebooks", description="Execute notebooks with papermill."
+    )
+    one.add_argument("names", nargs="+", metavar="NAME", help="01_cam, 01, several, or all")
+    one.add_argument("--profile", default="", help="smoke, demo (default), laptop or paper")
+    one.add_argument("--dataset", default="", help="name of the data set; default: the profile's")
+    one.add_argument("--data-root", default="", metavar="DIR", help="where the data lie")
+    one.add_argument("--runs-root", default="", metavar="DIR", help="where runs are kept; default: runs/")
+    one.add_argument(
+        "-p",
+        dest="parameter",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="a notebook's parameter",
+    )
+    one.add_argument(
+        "--set", dest="override", action="append", nargs="+", default=[], metavar="SECTION.KEY=VALUE",
+        help="depart from the profile's settings, as cam.epochs=3",
+    )  # fmt: skip
+    one.add_argument("--timeout", type=int, metavar="S", help="seconds that one cell may take; 0: no limit")
+    two = commands.add_parser(
+        "results", help="table of all scores", description="Scores of all finished runs."
+    )
+    two.add_argument("--runs-root", default="", metavar="DIR", help="where runs are kept; default: runs/")
+    commands.add_parser("list", help="the notebooks", description="The notebooks, and what each needs.")
+    return top
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line.
+
+    Parameters
+    ----------
+    argv : sequence of str, optional
+        Arguments; by default those of the process.
+
+    Returns
+    -------
+    int
+        0 if all went well, 1 if a notebook failed, 2 for a mistake in what was asked for, 130 if interrupted.
+
+    Examples
+    --------
+    >>> main(["results", "--runs-root", "no/such/folder"])
+    no finished runs in no/such/folder: start with wsss run all
+    0
+    """
+    args = parser().parse_args(argv)
+    try:
+        return {"run": _run, "results": _results, "list": _list}[args.command](args)
+    except WsssError as error:
+        print(f"wsss: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("wsss: interrupted; run it again to continue", file=sys.stderr)
+        return 130
+
+
+def _run(args: argparse.Namespace) -> int:
+    outcomes = run(
+        args.names,
+        profile=args.profile,
+        dataset=args.dataset,
+        data_root=args.data_root,
+        runs_root=args.runs_root,
+        parameters=parse_pairs(args.parameter, "-p"),
+        overrides=parse_pairs([pair for pairs in args.override for pair in pairs], "--set"),
+        timeout=args.timeout,
+    )
+    written = [outcome.path for outcome in outcomes if outcome.path]
+    if written:
+        print(f"executed notebooks: {_short(written[0].parent)}/")
+        print(f"their pictures:     {_short(written[0].parent)}/*_files/*.png")
+    return 0 if all(outcome.ok for outcome in outcomes) else 1
+
+
+def _results(args: argparse.Namespace) -> int:
+    from wsss_lib.project import runs_root
+    from wsss_lib.runs import collect
+
+    root = Path(args.runs_root or runs_root())
+    rows = collect(root)
+    print(results(rows) if rows else f"no finished runs in {_short(root)}: start with wsss run all")
+    return 0
+
+
+def _list(_args: argparse.Namespace) -> int:
+    print(listing(notebooks_folder()))
+    return 0
+
+
+def _short(path: Path) -> str:
+    """A path as seen from the current folder, where it lies inside."""
+    path, here = Path(path), Path.cwd()
+    return (path.relative_to(here) if path.is_relative_to(here) else path).as_posix()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,178 @@
+"""What every method offers: a loss to learn from image-level labels, and class activation maps.
+
+One idea: the training loop, the localisation and the notebooks know only these types, so that a new method is
+one file. A method that wraps another takes it as an argument (its host).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from wsss_lib.errors import WsssError
+
+if TYPE_CHECKING:
+    from wsss_lib.backbones.base import Backbone
+    from wsss_lib.data.samples import Batch
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where the training stands, for what starts late or fades.
+
+    Parameters
+    ----------
+    step, steps : int
+        Optimiser steps done before this one, and in all.
+    epoch, epochs : int
+        Epochs done before this one, and in all.
+
+    Examples
+    --------
+    >>> Progress(step=50, steps=200, epoch=1, epochs=4).fraction
+    0.25
+    """
+
+    step: int = 0
+    steps: int = 1
+    epoch: int = 0
+    epochs: int = 1
+
+    @property
+    def fraction(self) -> float:
+        """Share of the steps done, 0 at the first."""
+        return self.step / self.steps
+
+
+@dataclass(frozen=True)
+class Losses:
+    """The scalar to minimise and its named terms; every term is logged.
+
+    Parameters
+    ----------
+    total : Tensor
+        Scalar with a gradient.
+    terms : dict of str to Tensor
+        The unweighted scalar terms.
+
+    Examples
+    --------
+    >>> import torch
+    >>> terms = {"classify": torch.tensor(2.0), "erase": torch.tensor(1.0)}
+    >>> losses = Losses.weighted(terms, {"erase": 0.5})
+    >>> float(losses.total)
+    2.5
+    """
+
+    total: Tensor
+    terms: dict[str, Tensor]
+
+    @classmethod
+    def weighted(cls, terms: dict[str, Tensor], weights: dict[str, float] | None = None) -> Losses:
+        """Add up `terms`, each times its entry in `weights` (1 where there is none)."""
+        weights = weights or {}
+        if unknown := sorted(set(weights) - set(terms)):
+            raise WsssError(f"weights name {unknown[0]!r}: the terms are {', '.join(terms)}")
+        return cls(sum(weights.get(name, 1.0) * term for name, term in terms.items()), terms)
+
+
+class Method(nn.Module):
+    """A way to learn from image-level labels; a subclass sets `backbone` and writes `loss`, `cam`, `logits`.
+
+    Parameters
+    ----------
+    n_classes : int
+        K, the number of foreground classes.
+
+    Examples
+    --------
+    >>> Method(n_classes=6).n_classes
+    6
+    """
+
+    backbone: Backbone
+
+    def __init__(self, n_classes: int) -> None:
+        super().__init__()
+        if n_classes < 1:
+            raise WsssError(f"n_classes={n_classes}: give the number of foreground classes, 1 or more")
+        self.n_classes = n_classes
+
+    def loss(self, batch: Batch, progress: Progress) -> Losses:
+        """Return the loss of a `batch` of images and labels at this point of `progress`."""
+        raise NotImplementedError
+
+    def cam(self, image: Tensor) -> Tensor:
+        """Return class activation maps (N, K, h, w) of `image` (N, 3, H, W): non-negative, not normalised."""
+        raise NotImplementedError
+
+    def logits(self, image: Tensor) -> Tensor:
+        """Return the class scores (N, K) before the sigmoid of `image` (N, 3, H, W)."""
+        raise NotImplementedError
+
+    def parameter_groups(self, classifier_factor: float = 10.0) -> list[dict]:
+        """Split what learns into the backbone (learning rate x1) and the rest, which starts from nothing.
+
+        Parameters
+        ----------
+        classifier_factor : float
+            Factor on the learning rate for everything outside `backbone`; 10 in IRN, PSA and their heirs.
+
+        Returns
+        -------
+        list of dict
+            Keys `name`, `params`, `lr_factor`; frozen parameters are in none, all others in exactly one.
+        """
+        inside = {id(parameter) for parameter in self.backbone.parameters()}
+        learning = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        groups = [
+            {"name": "backbone", "params": [p for p in learning if id(p) in inside], "lr_factor": 1.0},
+            {
+                "name": "classifier",
+                "params": [p for p in learning if id(p) not in inside],
+                "lr_factor": classifier_factor,
+            },
+        ]
+        return [group for group in groups if group["params"]]
+
+
+def multi_label_soft_margin(logits: Tensor, label: Tensor) -> Tensor:
+    r"""Binary cross-entropy of every class, averaged over classes and images.
+
+    .. math:: L = -\frac{1}{NK} \sum_{n,k} y_{nk} \log \sigma(s_{nk}) + (1 - y_{nk}) \log \sigma(-s_{nk})
+
+    Parameters
+    ----------
+    logits : Tensor
+        Scores s (N, K) before the sigmoid; computed in float32 whatever their precision.
+    label : Tensor
+        y (N, K) in [0, 1]; mixtures of labels are allowed.
+
+    Returns
+    -------
+    Tensor
+        Scalar, 0 or more.
+
+    Raises
+    ------
+    WsssError
+        If the shapes differ.
+
+    References
+    ----------
+    `torch.nn.MultiLabelSoftMarginLoss`; the classification loss of IRN, CDA, CPN and DEFT.
+
+    Examples
+    --------
+    >>> import torch
+    >>> round(float(multi_label_soft_margin(torch.zeros(1, 2), torch.tensor([[1.0, 0.0]]))), 4)
+    0.6931
+    """
+    if logits.shape != label.shape:
+        raise WsssError(
+            f"label has shape {tuple(label.shape)}, logits {tuple(logits.shape)}: both need (images, classes)"
+        )
+    return F.binary_cross_entropy_with_logits(logits.float(), label.float())

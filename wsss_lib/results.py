@@ -1,0 +1,161 @@
+"""Tables: what papers print, what was recorded with a command, and what the runs here say. Never in one column."""
+
+from __future__ import annotations
+
+import io
+from datetime import date
+from importlib import metadata, resources
+from pathlib import Path
+
+import pandas as pd
+
+from wsss_lib.errors import WsssError
+from wsss_lib.metrics import mean_std
+from wsss_lib.project import project_root
+from wsss_lib.runs import atomic_open, collect
+
+# What a stage's metrics contribute to the table of results: (stage, name of the score, path in metrics.json).
+SCORES = (
+    ("classifier", "mAP val", ("map",)),
+    ("cams", "seed mIoU fixed threshold", ("seed", "fixed", "miou")),
+    ("cams", "seed mIoU best threshold (uses masks)", ("seed", "best", "miou")),
+    ("pseudo_masks", "pseudo mask mIoU", ("mask", "miou")),
+    ("segmentation", "segmentation mIoU val", ("mask", "miou")),
+)
+
+
+def paper(**where: str) -> pd.DataFrame:
+    """The numbers that the papers print, one a row, each with the table that it stands in.
+
+    Parameters
+    ----------
+    **where
+        Column name to the value wanted, e.g. ``paper="cda", stage="seed"``.
+
+    Returns
+    -------
+    DataFrame
+        Columns id, paper, source, kind, host, method, variant, backbone, supervision, dataset, stage, split,
+        metric, value, note; values in percent.
+
+    Raises
+    ------
+    WsssError
+        For a column that does not exist.
+
+    Examples
+    --------
+    >>> paper(id="cda-t1-irn-rotation")["value"].tolist()
+    [48.5]
+    """
+    with resources.files("wsss_lib").joinpath("paper_results.csv").open(encoding="utf-8") as f:
+        table = pd.read_csv(f, keep_default_na=False)
+    table["value"] = pd.to_numeric(table["value"], errors="coerce")
+    for column, value in where.items():
+        if column not in table:
+            raise WsssError(f"{column!r}: no such column of the papers' numbers; there are {', '.join(table)}")
+        table = table[table[column] == value]
+    return table
+
+
+def read(name: str) -> pd.DataFrame:
+    """A table that was recorded once, ``results/<name>.csv``; the lines that begin with # say how.
+
+    Parameters
+    ----------
+    name : str
+        The file's name without its ending.
+
+    Returns
+    -------
+    DataFrame
+
+    Raises
+    ------
+    WsssError
+        If there is no such table.
+
+    Examples
+    --------
+    >>> read("none")
+    Traceback (most recent call last):
+    wsss_lib.errors.WsssError: results/none.csv: no such table; see results/README.md for the command that makes it
+    """
+    path = project_root() / "results" / f"{name}.csv"
+    if not path.is_file():
+        raise WsssError(f"results/{name}.csv: no such table; see results/README.md for the command that makes it")
+    return pd.read_csv(path, comment="#")
+
+
+def record(path: str | Path, table: pd.DataFrame, command: str, settings: str) -> None:
+    """Write a table with a header that says how to repeat it: command, settings, versions, date.
+
+    Parameters
+    ----------
+    path : path
+        The CSV file, replaced whole.
+    table : DataFrame
+        What was measured.
+    command : str
+        The command line that makes it.
+    settings : str
+        Profile, data and seeds in a line.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> target = Path(tempfile.mkdtemp()) / "t.csv"
+    >>> record(target, pd.DataFrame({"a": [1]}), "python t.py", "profile demo, seed 0")
+    >>> target.read_text().splitlines()[0], target.read_text().splitlines()[-1]
+    ('# command: python t.py', '1')
+    """
+    versions = ", ".join(f"{name} {metadata.version(name)}" for name in ("torch", "torchvision", "numpy"))
+    text = io.StringIO()
+    text.write(f"# command: {command}\n# settings: {settings}\n# versions: {versions}\n# date: {date.today()}\n")
+    table.to_csv(text, index=False, float_format="%.4g", lineterminator="\n")
+    with atomic_open(path) as f:
+        f.write(text.getvalue())
+
+
+def table(root: str | Path | None = None) -> pd.DataFrame:
+    """The scores of all runs below a root: one row a pipeline, mean ± standard deviation over its seeds.
+
+    Parameters
+    ----------
+    root : path, optional
+        The runs' root; by default that of the project.
+
+    Returns
+    -------
+    DataFrame
+        Columns dataset, profile, pipeline, seeds, and a column a score, in percent; "" where a stage has not run.
+        A mean over fewer seeds than the row's says so.
+
+    Examples
+    --------
+    >>> table("no/such/folder").empty
+    True
+    """
+    scores, seeds = {}, {}
+    for row in collect(root):
+        key = (row["dataset"], row["profile"], row["pipeline"])
+        seeds.setdefault(key, set()).add(row["seed"])
+        for stage, name, path in SCORES:
+            value = _dig(row["metrics"], path) if stage == row["stage"] else None
+            if value is not None:
+                scores.setdefault(key, {}).setdefault(name, []).append(value)
+    lines = []
+    for key, of_seed in seeds.items():
+        line = dict(zip(("dataset", "profile", "pipeline"), key, strict=True)) | {"seeds": len(of_seed)}
+        for _, name, _ in SCORES:
+            values = scores.get(key, {}).get(name, [])
+            few = f" (n={len(values)})" if 0 < len(values) < len(of_seed) else ""
+            line[name] = mean_std(values) + few if values else ""
+        lines.append(line)
+    return pd.DataFrame(lines)
+
+
+def _dig(tree, path):
+    for key in path:
+        tree = tree.get(key) if isinstance(tree, dict) else None
+    return tree

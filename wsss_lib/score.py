@@ -1,0 +1,207 @@
+"""Scores of a folder of CAMs or masks against the true masks: what a stage reports, and nothing that it learns from.
+
+Two numbers for seeds are kept apart: at the fixed threshold of the settings (chosen without pixel truth) and at the
+best threshold of a sweep (chosen WITH pixel truth, as most papers report it).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from wsss_lib.data import VOCFolder
+from wsss_lib.data.masks import read_mask
+from wsss_lib.errors import DataError
+from wsss_lib.localize import load_cam
+from wsss_lib.metrics import GroupedConfusion, ThresholdSweep, cam_energy
+
+
+def frequent_classes(folder: VOCFolder, ids: Sequence[str], min_images: int) -> list[int]:
+    """Background and the classes with enough images to be scored.
+
+    Parameters
+    ----------
+    folder : VOCFolder
+        The data.
+    ids : sequence of str
+        Training images.
+    min_images : int
+        Images that a class needs; all classes that occur count if none has so many.
+
+    Returns
+    -------
+    list of int
+        Mask values, 0 first.
+
+    Examples
+    --------
+    >>> folder = VOCFolder(getfixture("toy_root"))
+    >>> frequent_classes(folder, folder.split("train"), 1)
+    [0, 1, 2, 3, 4, 5, 6]
+    """
+    counts = folder.labels(ids).sum(0).int().tolist()
+    least = max(min_images, 1) if max(counts) >= min_images else 1
+    return [0, *(k + 1 for k, n in enumerate(counts) if n >= least)]
+
+
+def group_of(folder: VOCFolder, image_id: str) -> str | None:
+    """``agrees`` or ``disagrees`` with the context bias, None where the data do not know.
+
+    Parameters
+    ----------
+    folder : VOCFolder
+        The data.
+    image_id : str
+        One of its images.
+
+    Returns
+    -------
+    str or None
+
+    Examples
+    --------
+    >>> folder = VOCFolder(getfixture("toy_root"))
+    >>> group_of(folder, folder.split("train")[0]) in ("agrees", "disagrees")
+    True
+    """
+    context = folder.context.get(image_id)
+    return None if context is None else "agrees" if context.agrees else "disagrees"
+
+
+def own_contexts(folder: VOCFolder) -> dict[str, str]:
+    """The usual context of each class, read off the images of one class that agree with the bias.
+
+    Parameters
+    ----------
+    folder : VOCFolder
+        The data.
+
+    Returns
+    -------
+    dict
+        Class name to context; empty where the data do not know.
+
+    Examples
+    --------
+    >>> own_contexts(VOCFolder(getfixture("toy_root")))["boat"]
+    'water'
+    """
+    owned = {}
+    for image_id, context in folder.context.items():
+        names = folder.class_names(image_id)
+        if context.agrees and len(names) == 1:
+            owned[names[0]] = context.context
+    return owned
+
+
+def score_seeds(
+    folder: VOCFolder, ids: Sequence[str], cam_dir: Path, classes: list[int], threshold: float, step: float
+) -> dict:
+    """Seeds of every threshold against the true masks, in one pass.
+
+    Parameters
+    ----------
+    folder : VOCFolder
+        Data with masks.
+    ids : sequence of str
+        Images to score.
+    cam_dir : path
+        Folder of ``<id>.npz`` that `localize` wrote.
+    classes : list of int
+        Mask values that the mIoU averages; the report names them.
+    threshold : float
+        The fixed background threshold, in [0, 1); a multiple of ``step``.
+    step : float
+        The sweep tries 0, step, 2 step, ...
+
+    Returns
+    -------
+    dict
+        ``fixed`` and ``best``, each a threshold and a `ConfusionMatrix.report`; ``sweep``, mIoU by threshold;
+        ``groups``, mIoU at the fixed threshold of images that agree with the bias and those that do not;
+        ``energy``, where the maps' energy lies (both only where the data know).
+
+    Examples
+    --------
+    See ``tests/test_score.py``, where seeds of perfect maps score 1.
+
+    >>> score_seeds.__name__
+    'score_seeds'
+    """
+    n = folder.n_classes + 1
+    thresholds = np.union1d(np.arange(0, 1, step).round(6), [round(threshold, 6)])
+    sweeps: dict[str | None, ThresholdSweep] = {}
+    energies, owned = [], own_contexts(folder)
+    for image_id in tqdm(ids, desc="score seeds", unit="image", mininterval=1.0):
+        truth = folder.mask(image_id).numpy()
+        cam = load_cam(Path(cam_dir) / f"{image_id}.npz", n_classes=folder.n_classes).numpy()
+        group = group_of(folder, image_id)
+        sweeps.setdefault(group, ThresholdSweep(n, thresholds)).update(truth, cam)
+        if group is not None:
+            own = [owned.get(c) == folder.context[image_id].context for c in folder.classes]
+            energies.append(cam_energy(cam, truth, folder.label(image_id), own))
+    total = ThresholdSweep(n, thresholds)
+    total.counts = sum(sweep.counts for sweep in sweeps.values())
+    best, _ = total.best(classes)
+    report = {
+        "fixed": {"threshold": threshold, **total.at(threshold).report(folder.classes, classes)},
+        "best": {"threshold": best, **total.at(best).report(folder.classes, classes)},
+        "sweep": {
+            "threshold": thresholds.tolist(),
+            "miou": [_json(v) for v in total.curve(classes)],
+        },
+    }
+    if energies:
+        report["groups"] = {g: _json(s.at(threshold).miou(classes)) for g, s in sorted(sweeps.items())}
+        report["energy"] = {k: _json(np.nanmean([e[k] for e in energies])) for k in energies[0]}
+    return report
+
+
+def score_masks(folder: VOCFolder, ids: Sequence[str], mask_dir: Path, classes: list[int]) -> dict:
+    """Masks against the true masks.
+
+    Parameters
+    ----------
+    folder : VOCFolder
+        Data with masks.
+    ids : sequence of str
+        Images to score.
+    mask_dir : path
+        Folder of ``<id>.png``; 255 counts as background.
+    classes : list of int
+        Mask values that the mIoU averages; the report names them.
+
+    Returns
+    -------
+    dict
+        A `ConfusionMatrix.report`, and ``groups`` where the data know them.
+
+    Raises
+    ------
+    DataError
+        If a mask is missing.
+
+    Examples
+    --------
+    >>> folder = VOCFolder(getfixture("toy_root"))
+    >>> truth = folder.mask_path(folder.split("val")[0]).parent
+    >>> score_masks(folder, folder.split("val"), truth, [0, 1])["miou"]
+    1.0
+    """
+    scores = GroupedConfusion(folder.n_classes + 1)
+    for image_id in tqdm(ids, desc="score masks", unit="image", mininterval=1.0):
+        path = Path(mask_dir) / f"{image_id}.png"
+        if not path.is_file():
+            raise DataError(f"{path.name}: no such mask in {path.parent.name}/; run the stage that makes it again")
+        scores.update(group_of(folder, image_id), folder.mask(image_id).numpy(), read_mask(path))
+    matrices = list(scores.groups.values())
+    report = sum(matrices[1:], matrices[0]).report(folder.classes, classes)
+    groups = {g: _json(m.miou(classes)) for g, m in scores.groups.items() if g is not None}
+    return {**report, "groups": dict(sorted(groups.items()))} if groups else report
+
+
+def _json(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)

@@ -1,0 +1,457 @@
+"""The way of the data, stage by stage: classifier, cams, pseudo_masks, segmentation.
+
+Each stage reads the folder that the stage before it wrote, and asks for that stage first, so any notebook runs on
+its own. What is finished is not computed again (`wsss_lib.runs`). True masks are opened to score, never to learn.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from wsss_lib import backbones, methods
+from wsss_lib.data import PseudoMaskSet, TrainingSet
+from wsss_lib.data.check import check_split
+from wsss_lib.data.samples import collate_masks
+from wsss_lib.data.transforms import normalize, train_transform
+from wsss_lib.errors import WsssError
+from wsss_lib.localize import localize
+from wsss_lib.metrics import average_precision
+from wsss_lib.project import data_root
+from wsss_lib.refine.dense_crf import MaskSettings, pseudo_masks
+from wsss_lib.refine.mean_field import DenseCRFSettings
+from wsss_lib.runs import Run, Stage
+from wsss_lib.score import frequent_classes, score_masks, score_seeds
+from wsss_lib.segment import DeepLab, segment
+from wsss_lib.train import fit, load_weights, pick_device, seeded
+
+CACHE_PIXELS = 400e6  # keep decoded images in memory up to so many pixels, about 1.2 GB
+
+
+def build_backbone(run: Run) -> backbones.Backbone:
+    """The settings' backbone with its weights; random ones come from the run's seed.
+
+    Parameters
+    ----------
+    run : Run
+        Names the settings and the seed.
+
+    Returns
+    -------
+    Backbone
+
+    Raises
+    ------
+    WsssError
+        If the weights' file is in none of the places that are looked at.
+
+    Examples
+    --------
+    >>> build_backbone(getfixture("smoke_run")).out_channels
+    64
+    """
+    options = run.settings.backbone
+    weights = find_weights(options.weights)
+    backbone = seeded(run.seed, lambda: backbones.build(options.name, weights, options.output_stride))
+    backbone.freeze(options.frozen_stages, options.frozen_norm)
+    return backbone
+
+
+def find_weights(name: str) -> str:
+    """Where a file of weights lies: as given, in ``$WSSS_WEIGHTS``, or in ``data/weights`` of the project.
+
+    Parameters
+    ----------
+    name : str
+        A file; "" and "imagenet" are given back as they are.
+
+    Returns
+    -------
+    str
+
+    Raises
+    ------
+    WsssError
+        If it is in none of these places.
+
+    Examples
+    --------
+    >>> find_weights("imagenet")
+    'imagenet'
+    >>> find_weights("none.pth")
+    Traceback (most recent call last):
+    wsss_lib.errors.WsssError: backbone.weights='none.pth': no such file here, in $WSSS_WEIGHTS or in data/weights/; \
+put it there, or take backbone.name=resnet50 with backbone.weights=imagenet
+    """
+    if name in ("", "imagenet"):
+        return name
+    places = [Path(name), data_root() / "weights" / name]
+    if os.environ.get("WSSS_WEIGHTS"):
+        places.insert(1, Path(os.environ["WSSS_WEIGHTS"]) / name)
+    for path in places:
+        if path.is_file():
+            return str(path)
+    raise WsssError(
+        f"backbone.weights={name!r}: no such file here, in $WSSS_WEIGHTS or in data/weights/;"
+        " put it there, or take backbone.name=resnet50 with backbone.weights=imagenet"
+    )
+
+
+def build_method(run: Run) -> methods.Method:
+    """The run's method with random classifier weights from the run's seed.
+
+    Parameters
+    ----------
+    run : Run
+        Names the method, the settings and the seed.
+
+    Returns
+    -------
+    Method
+
+    Examples
+    --------
+    >>> build_method(getfixture("smoke_run")).n_classes
+    6
+    """
+    backbone = build_backbone(run)
+    own = run.settings.get(run.method)
+    return seeded(run.seed, lambda: methods.build(run.method, backbone, run.folder.n_classes, own))
+
+
+def train_classifier(run: Run) -> Stage:
+    """Stage ``classifier``: train the run's method on image-level labels.
+
+    Parameters
+    ----------
+    run : Run
+        What to train on what.
+
+    Returns
+    -------
+    Stage
+        Complete; its metrics hold the mean average precision on the val split, by class.
+
+    Examples
+    --------
+    >>> stage = train_classifier(getfixture("smoke_run"))
+    >>> stage.complete, stage.metrics["images"]
+    (True, 36)
+    """
+
+    def compute(stage: Stage) -> dict:
+        ids, device = run.ids("train"), pick_device(run.settings.machine.device)
+        check_split(run.folder, ids)
+        model = build_method(run)
+        recipe = run.settings.cam
+        dataset = TrainingSet(run.folder, ids, _transform(recipe), cache=_fits_memory(run, ids))
+        fit(model, dataset, recipe, **_fit_options(run, stage, "train classifier", device))
+        precision = _classification(run, model, device)
+        names = [c for c, v in zip(run.folder.classes, precision, strict=True) if not np.isnan(v)]
+        return {
+            "images": len(ids),
+            "map": _json(np.nanmean(precision)) if names else None,
+            "average_precision": {
+                c: _json(v) for c, v in zip(run.folder.classes, precision, strict=True)
+            },
+        }
+
+    return run.stage("classifier", _sections(run)).ensure(compute)
+
+
+def load_classifier(run: Run) -> methods.Method:
+    """The trained method of a run, in evaluation mode on the settings' device; trained first if need be.
+
+    Parameters
+    ----------
+    run : Run
+        What was trained on what.
+
+    Returns
+    -------
+    Method
+
+    Examples
+    --------
+    >>> load_classifier(getfixture("smoke_run")).training
+    False
+    """
+    model = load_weights(build_method(run), train_classifier(run).checkpoint)
+    return model.to(pick_device(run.settings.machine.device))
+
+
+def make_cams(run: Run) -> Stage:
+    """Stage ``cams``: multi-scale CAMs of the training images, and the scores of their seeds.
+
+    Parameters
+    ----------
+    run : Run
+        What to localise with what.
+
+    Returns
+    -------
+    Stage
+        Complete; ``cams/<id>.npz`` for the train and seed splits, metrics as in `score_seeds`.
+
+    Examples
+    --------
+    >>> stage = make_cams(getfixture("smoke_run"))
+    >>> len(list(stage.folder("cams").iterdir())), stage.metrics["seed"]["fixed"]["threshold"]
+    (36, 0.25)
+    """
+
+    def compute(stage: Stage) -> dict:
+        options = run.settings.localize
+        ids = tuple(dict.fromkeys((*run.ids("train"), *run.ids("seed"))))
+        localize(
+            load_classifier(run),
+            run.folder,
+            ids,
+            stage.folder("cams"),
+            scales=options.scales,
+            flip=options.flip,
+            stride=options.map_stride,
+            batch_size=options.batch_size,
+            device=pick_device(run.settings.machine.device),
+        )
+        if not run.folder.has_masks(run.ids("seed")):
+            return {"images": len(ids), "seed": None}
+        return {
+            "images": len(ids),
+            "seed": score_seeds(
+                run.folder,
+                run.ids("seed"),
+                stage.folder("cams"),
+                scored_classes(run),
+                options.threshold,
+                options.sweep_step,
+            ),
+        }
+
+    return run.stage("cams", ("localize",), after=train_classifier(run)).ensure(compute)
+
+
+def make_pseudo_masks(run: Run) -> Stage:
+    """Stage ``pseudo_masks``: the CAMs become masks by a dense CRF, over a pool of processes.
+
+    Parameters
+    ----------
+    run : Run
+        Whose CAMs to refine.
+
+    Returns
+    -------
+    Stage
+        Complete; ``masks/<id>.png`` for the train and seed splits, metrics as in `score_masks`.
+
+    Examples
+    --------
+    >>> stage = make_pseudo_masks(getfixture("smoke_run"))
+    >>> len(list(stage.folder("masks").iterdir()))
+    36
+    """
+    cams = make_cams(run)
+
+    def compute(stage: Stage) -> dict:
+        ids = tuple(dict.fromkeys((*run.ids("train"), *run.ids("seed"))))
+        pseudo_masks(
+            [(i, run.folder.image_path(i), cams.path / "cams" / f"{i}.npz") for i in ids],
+            stage.folder("masks"),
+            mask_settings(run.settings.dense_crf),
+            processes=run.settings.machine.processes,
+        )
+        return {"images": len(ids), "mask": _score_masks(run, "seed", stage.folder("masks"))}
+
+    return run.stage("pseudo_masks", ("dense_crf",), after=cams).ensure(compute)
+
+
+def train_segmentation(run: Run) -> Stage:
+    """Stage ``segmentation``: train a DeepLab on the pseudo masks and segment the val split.
+
+    Parameters
+    ----------
+    run : Run
+        Whose pseudo masks to learn from.
+
+    Returns
+    -------
+    Stage
+        Complete; ``masks/<id>.png`` for the val split, metrics as in `score_masks`.
+
+    Examples
+    --------
+    >>> stage = train_segmentation(getfixture("smoke_run"))
+    >>> stage.complete, len(list(stage.folder("masks").iterdir()))
+    (True, 12)
+    """
+    pseudo = make_pseudo_masks(run)
+
+    def compute(stage: Stage) -> dict:
+        ids, options = run.ids("train"), run.settings.segmentation
+        device = pick_device(run.settings.machine.device)
+        dataset = PseudoMaskSet(
+            run.folder, ids, pseudo.folder("masks"), _transform(options), cache=_fits_memory(run, ids)
+        )
+        model = build_segmentation(run)
+        fit(model, dataset, options, collate=collate_masks, **_fit_options(run, stage, "train DeepLab", device))
+        segment(
+            model,
+            run.folder,
+            run.ids("val"),
+            stage.folder("masks"),
+            scales=options.scales,
+            flip=options.flip,
+            crf=crf_settings(run.settings.dense_crf) if options.crf else None,
+            device=device,
+            processes=run.settings.machine.processes,
+        )
+        return {"images": len(ids), "mask": _score_masks(run, "val", stage.folder("masks"))}
+
+    return run.stage("segmentation", ("segmentation",), after=pseudo).ensure(compute)
+
+
+def build_segmentation(run: Run) -> DeepLab:
+    """An untrained DeepLab of the settings, its random weights from the run's seed.
+
+    Parameters
+    ----------
+    run : Run
+        Names the settings and the seed.
+
+    Returns
+    -------
+    DeepLab
+
+    Examples
+    --------
+    >>> build_segmentation(getfixture("smoke_run")).n_classes
+    7
+    """
+    options, backbone = run.settings.segmentation, build_backbone(run)
+    return seeded(
+        run.seed,
+        lambda: DeepLab(
+            backbone, run.folder.n_classes + 1, dilations=options.dilations, hidden=options.hidden
+        ),
+    )
+
+
+def scored_classes(run: Run) -> list[int]:
+    """Mask values that the run's mIoU averages: background and the classes with enough training images.
+
+    Parameters
+    ----------
+    run : Run
+        Names the data and ``data.score_min_images``.
+
+    Returns
+    -------
+    list of int
+
+    Examples
+    --------
+    >>> scored_classes(getfixture("smoke_run"))
+    [0, 1, 2, 3, 4, 5, 6]
+    """
+    return frequent_classes(run.folder, run.ids("train"), run.settings.data.score_min_images)
+
+
+def crf_settings(section) -> DenseCRFSettings:
+    """The dense CRF's numbers out of the settings' section ``dense_crf``.
+
+    Parameters
+    ----------
+    section : Section
+        ``settings.dense_crf``.
+
+    Returns
+    -------
+    DenseCRFSettings
+
+    Examples
+    --------
+    >>> from wsss_lib.settings import load
+    >>> crf_settings(load("paper").dense_crf).bilateral_sxy
+    80.0
+    """
+    names = DenseCRFSettings.__dataclass_fields__
+    return DenseCRFSettings(**{name: section[name] for name in names})
+
+
+def mask_settings(section) -> MaskSettings:
+    """How pseudo masks are made, out of the settings' section ``dense_crf``.
+
+    Parameters
+    ----------
+    section : Section
+        ``settings.dense_crf``.
+
+    Returns
+    -------
+    MaskSettings
+
+    Examples
+    --------
+    >>> from wsss_lib.settings import load
+    >>> mask_settings(load("paper").dense_crf).background
+    'power'
+    """
+    return MaskSettings(
+        background=section.background,
+        alpha=section.alpha,
+        threshold=section.theta,
+        crf=crf_settings(section),
+        la_ha=tuple(section.la_ha),
+    )
+
+
+def _sections(run: Run) -> tuple[str, ...]:
+    own = (run.method,) if run.method in run.settings and run.method != "cam" else ()
+    scenes = ("toy",) if run.folder.name == "toy" and "toy" in run.settings else ()
+    return ("data", *scenes, "backbone", "cam", *own)
+
+
+def _transform(recipe):
+    return train_transform(tuple(recipe.long_side), recipe.crop, tuple(recipe.jitter), pad=recipe.pad)
+
+
+def _fits_memory(run: Run, ids) -> bool:
+    height, width = run.folder.size(ids[0])
+    return len(ids) * height * width <= CACHE_PIXELS
+
+
+def _fit_options(run: Run, stage: Stage, title: str, device) -> dict:
+    machine = run.settings.machine
+    return {
+        "seed": run.seed,
+        "checkpoint": stage.checkpoint,
+        "log": stage.path / "log.csv",
+        "device": device,
+        "workers": machine.workers,
+        "checkpoint_seconds": machine.checkpoint_seconds,
+        "title": title,
+    }
+
+
+@torch.inference_mode()
+def _classification(run: Run, model, device) -> np.ndarray:
+    """Average precision of each class on the val split's image-level labels."""
+    ids = run.ids("val")
+    scores = []
+    for image_id in tqdm(ids, desc="classify val", unit="image", mininterval=1.0):
+        image = normalize(run.folder.image(image_id))[None].to(device, memory_format=torch.channels_last)
+        scores.append(model.logits(image).float().cpu())
+    return average_precision(run.folder.labels(ids), torch.cat(scores))
+
+
+def _score_masks(run: Run, split: str, mask_dir: Path) -> dict | None:
+    ids = run.ids(split)
+    return score_masks(run.folder, ids, mask_dir, scored_classes(run)) if run.folder.has_masks(ids) else None
+
+
+def _json(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)
