@@ -3,6 +3,7 @@
 
 PY := .venv/bin/python
 WSSS := $(PY) -m wsss_lib.cli
+UV := $(PY) -m uv pip install --python $(PY)
 READY := .venv/.installed
 PROFILE ?= demo
 # Two processes of one thread each: two of two threads on two cores ruin each other.
@@ -40,7 +41,7 @@ units: $(READY) ## unit tests and doctests, notebooks against their sources
 	$(ONE_THREAD) $(PY) -m pytest -q -n $(JOBS) -m "not notebooks" --doctest-modules wsss_lib data_prep tests
 
 smoke: $(READY) ## every notebook executed with the smoke profile
-	$(PY) -m pytest -q -m notebooks tests
+	$(ONE_THREAD) $(PY) -m pytest -q -n $(JOBS) --dist loadfile -m notebooks tests
 
 nbval: $(READY) ## every notebook executed as committed (demo profile), outputs compared
 	@rm -rf build/nbval
@@ -67,6 +68,7 @@ clean: ## caches and build outputs; keeps .venv, data and runs
 	find . -name .venv -prune -o -name __pycache__ -prune -exec rm -rf {} +
 
 # One recipe, so that an interrupted installation begins anew; what is missing is said before anything is made.
+# pydensecrf2 is built with the lock's Cython: the one that it asks for stops at Python 3.12.
 $(READY): pyproject.toml requirements.lock
 	@found=; for python in $(if $(PYTHON),"$(PYTHON)",python3 python3.14 python3.13 python3.12 python3.11); do \
 	    if "$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
@@ -80,6 +82,7 @@ $(READY): pyproject.toml requirements.lock
 	$(PY) -m uv --version >/dev/null 2>&1 || { \
 	    echo "making .venv with $$("$$found" --version)"; \
 	    "$$found" -m venv --clear .venv && $(PY) -m pip install -q --disable-pip-version-check uv; }
-	$(PY) -m uv pip install --python $(PY) -r requirements.lock
-	$(PY) -m uv pip install --python $(PY) --no-deps -e .
+	$(UV) cython setuptools -c requirements.lock
+	$(UV) -r requirements.lock --no-build-isolation-package pydensecrf2
+	$(UV) --no-deps -e .
 	@printf '%s\n' "$(CURDIR)" > $(READY)

@@ -11,6 +11,18 @@ from pathlib import Path
 
 from wsss_lib.errors import WsssError
 
+CHECK = """List all faults of a folder in VOC layout, one line each (file: problem -> remedy),
+and what its splits hold. Every image and mask is read in full.
+Exit code: 0 without faults, 1 with, 2 where the check cannot be done."""
+LAYOUT = """what a folder holds:
+  JPEGImages/ID.jpg                       images (or ID.png)
+  ImageSets/Segmentation/train.txt        ids of a split, one a line; also val.txt, ...
+  labels.csv                              columns image_id,classes: which classes are in each image,
+                                          separated by spaces (or VOC's Annotations/ID.xml)
+  classes.txt                             one class name a line (not needed for VOC's classes)
+  SegmentationClass/ID.png                true masks, only for scoring (not needed)
+"""
+
 
 def parser() -> argparse.ArgumentParser:
     """Build the parser of the command line; each sub-command stores the function that does it as `run`.
@@ -34,8 +46,8 @@ def parser() -> argparse.ArgumentParser:
     toy = commands.add_parser(
         "toy",
         help="draw toy scenes",
-        description="Draw toy scenes with their labels and masks, as a folder in VOC layout. The same settings "
-        "give the same files.",
+        description="Draw toy scenes with their labels and masks, as a folder in VOC layout. "
+        "The same settings give the same files.",
     )
     toy.add_argument(
         "--out",
@@ -61,8 +73,9 @@ def parser() -> argparse.ArgumentParser:
     check = commands.add_parser(
         "check",
         help="find everything that is wrong with a folder of images",
-        description="List all faults of a folder in VOC layout, one line each (file: problem -> remedy), and "
-        "what its splits hold. Every image and mask is read in full. Exit code: 0 without faults, 1 with.",
+        description=CHECK,
+        epilog=LAYOUT,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     check.add_argument(
         "root", type=Path, metavar="ROOT", help="holds JPEGImages, or VOCdevkit/VOC2012, or VOC2012"

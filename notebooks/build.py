@@ -91,6 +91,7 @@ def execute(notebook: nbformat.NotebookNode, name: str, folder: Path, runs: Path
         kernel_name="python3",
         resources={"metadata": {"path": str(folder)}},
         record_timing=False,
+        extra_arguments=["--log-level=ERROR"],
     )
     env = {
         **os.environ,

@@ -17,7 +17,9 @@ def main() -> None:
     """Run every stage of plain CAM for each seed; write ``results/photographs.csv``."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("data_root", help="folder in VOC layout, with masks to score against")
-    parser.add_argument("--runs-root", default="", help="where the runs are kept (default: runs/ of the project)")
+    parser.add_argument(
+        "--runs-root", default="", help="where the runs are kept (default: runs/ of the project)"
+    )
     options = parser.parse_args()
     settings = load("laptop")
     folder = ready(settings, data_root=options.data_root)
@@ -25,7 +27,10 @@ def main() -> None:
     for seed in SEEDS:
         run = Run(settings, folder, seed=seed, root=options.runs_root)
         seeds = stages.make_cams(run).metrics["seed"]
-        masks, final = stages.make_pseudo_masks(run).metrics["mask"], stages.train_segmentation(run).metrics["mask"]
+        masks, final = (
+            stages.make_pseudo_masks(run).metrics["mask"],
+            stages.train_segmentation(run).metrics["mask"],
+        )
         rows.append(
             {
                 "seed": seed,

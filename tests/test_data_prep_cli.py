@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import pytest
+
 from data_prep.__main__ import main
 
 SMALL = ["--n-train", "3", "--n-val", "2", "--size", "32"]

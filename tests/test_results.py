@@ -45,7 +45,12 @@ def test_runs_become_mean_and_deviation_over_seeds(toy_root, tmp_path):
 def test_every_recorded_table_says_how_to_repeat_it(project):
     for path in sorted((project / "results").glob("*.csv")):
         header = [line for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("#")]
-        assert [line.split(":")[0] for line in header] == ["# command", "# settings", "# versions", "# date"], path.name
+        assert [line.split(":")[0] for line in header] == [
+            "# command",
+            "# settings",
+            "# versions",
+            "# date",
+        ], path.name
         with path.open(encoding="utf-8") as f:
             rows = list(csv.DictReader(line for line in f if not line.startswith("#")))
         assert rows, path.name

@@ -81,7 +81,10 @@ def test_a_stage_depends_on_the_settings_of_the_stages_before_it(toy_root, tmp_p
     from wsss_lib.data import VOCFolder
 
     folder = VOCFolder(toy_root, name="toy")
-    runs = [Run(load("smoke", o), folder, root=tmp_path) for o in ({}, {"cam.epochs": 1}, {"dense_crf.alpha": 2.0})]
+    runs = [
+        Run(load("smoke", o), folder, root=tmp_path)
+        for o in ({}, {"cam.epochs": 1}, {"dense_crf.alpha": 2.0})
+    ]
     first = [run.stage("classifier", ("data", "cam")) for run in runs]
     second = [r.stage("masks", ("dense_crf",), after=s) for r, s in zip(runs, first, strict=True)]
     assert first[0].path == first[2].path != first[1].path
@@ -139,7 +142,9 @@ def test_collect_finds_finished_stages_only(toy_root, tmp_path):
     run.stage("s", ("cam",)).ensure(lambda stage: {"score": 1})
     with pytest.raises(RuntimeError):
         run.stage("t", ("cam",)).ensure(lambda stage: (_ for _ in ()).throw(RuntimeError))
-    Run(load("smoke"), run.folder, root=tmp_path, seed=3).stage("s", ("cam", "localize")).ensure(lambda stage: {"score": 2})
+    Run(load("smoke"), run.folder, root=tmp_path, seed=3).stage("s", ("cam", "localize")).ensure(
+        lambda stage: {"score": 2}
+    )
     rows = collect(tmp_path)
     assert [(r["stage"], r["seed"], r["metrics"]["score"]) for r in rows] == [("s", 3, 2)]
 
@@ -155,6 +160,10 @@ def test_a_seed_that_is_no_whole_number_is_refused(toy_root, seed):
 def test_overrides_with_paths_make_folder_names_without_folders(toy_root, tmp_path):
     from wsss_lib.data import VOCFolder
 
-    run = Run(load("smoke", {"backbone.weights": "some/where/w.pth"}), VOCFolder(toy_root, name="toy"), root=tmp_path)
+    run = Run(
+        load("smoke", {"backbone.weights": "some/where/w.pth"}),
+        VOCFolder(toy_root, name="toy"),
+        root=tmp_path,
+    )
     name = run.stage("s", ("backbone",)).path.parent.parent.name
     assert name.startswith("cam+backbone.weights=w.pth-") and "/" not in name

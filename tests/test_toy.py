@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from data_prep.toy import CLASSES, CONTEXTS, OWN_CONTEXT, PARTNER, ToyScenes, draw_scene, generate
 from PIL import Image
 
+from data_prep.toy import CLASSES, CONTEXTS, OWN_CONTEXT, PARTNER, ToyScenes, draw_scene, generate
 from wsss_lib.data.masks import palette
 from wsss_lib.errors import WsssError
 
@@ -44,7 +44,10 @@ def test_splits_hold_different_scenes():
 
 
 def test_a_scene_does_not_depend_on_how_many_there_are(tmp_path):
-    few, more = generate(tmp_path / "few", SMALL), generate(tmp_path / "more", replace(SMALL, n_train=9, n_val=4))
+    few, more = (
+        generate(tmp_path / "few", SMALL),
+        generate(tmp_path / "more", replace(SMALL, n_train=9, n_val=4)),
+    )
     pictures = {name for name in contents(few) if name.endswith((".jpg", ".png"))}
     assert len(pictures) == 18
     assert all(contents(few)[name] == contents(more)[name] for name in pictures)
@@ -53,7 +56,10 @@ def test_a_scene_does_not_depend_on_how_many_there_are(tmp_path):
 def test_folder_is_in_voc_layout(tmp_path):
     root = generate(tmp_path / "deep" / "toy", SMALL)
     assert (root / "classes.txt").read_text().split() == list(CLASSES)
-    ids = {split: (root / f"ImageSets/Segmentation/{split}.txt").read_text().split() for split in ("train", "val")}
+    ids = {
+        split: (root / f"ImageSets/Segmentation/{split}.txt").read_text().split()
+        for split in ("train", "val")
+    }
     assert [len(names) for names in ids.values()] == [6, 3]
     rows = list(csv.DictReader((root / "labels.csv").open()))
     assert [row["image_id"] for row in rows] == ids["train"] + ids["val"]

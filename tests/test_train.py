@@ -25,7 +25,7 @@ def training(toy_root, tmp_path):
 
     def run(name="run", model=None, workers=0, **recipe):
         recipe = {**load("smoke").cam, "epochs": 2, "batch_size": 4, **recipe}
-        dataset = TrainingSet(folder, ids, train_transform(64, pad=4))
+        dataset = TrainingSet(folder, ids, train_transform(None, 64, pad=4))
         model = model or seeded(0, lambda: CAM(backbones.build("tiny"), 6))
         path = tmp_path / name
         path.mkdir(exist_ok=True)
@@ -139,7 +139,7 @@ def test_training_never_opens_a_mask(toy_root, tmp_path, monkeypatch):
     folder, opened = VOCFolder(root), []
     real_open = Image.open
     monkeypatch.setattr(Image, "open", lambda f, *a, **k: opened.append(str(f)) or real_open(f, *a, **k))
-    dataset = TrainingSet(folder, folder.split("train"), train_transform(64))
+    dataset = TrainingSet(folder, folder.split("train"), train_transform(None, 64))
     model = CAM(backbones.build("tiny"), 6)
     recipe = {**load("smoke").cam, "epochs": 1}
     fit(model, dataset, recipe, seed=0, checkpoint=tmp_path / "c.pt", log=tmp_path / "l.csv")
@@ -161,7 +161,9 @@ def test_poly_schedule_falls_to_zero_monotonically():
     assert rates[0] == 0.1 and rates[-1] == 0 and all(a > b for a, b in zip(rates, rates[1:], strict=False))
 
 
-@pytest.mark.parametrize(("n", "batch", "epochs", "cap", "steps"), [(10582, 16, 5, 0, 3305), (3, 8, 2, 0, 2), (99, 10, 3, 5, 5)])
+@pytest.mark.parametrize(
+    ("n", "batch", "epochs", "cap", "steps"), [(10582, 16, 5, 0, 3305), (3, 8, 2, 0, 2), (99, 10, 3, 5, 5)]
+)
 def test_the_number_of_steps_drops_incomplete_batches(n, batch, epochs, cap, steps):
     assert n_steps(n, batch, epochs, cap) == steps
 

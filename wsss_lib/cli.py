@@ -384,26 +384,28 @@ def execute(source: Path, target: Path, parameters: Mapping[str, Any], timeout: 
     source, target, start = Path(source), Path(target), time.perf_counter()
     if not source.is_file():
         return Outcome(source.stem, "failed", message=f"{source.name}: no such notebook")
-    import nbformat
     import papermill
 
     target.parent.mkdir(parents=True, exist_ok=True)
+    target.unlink(missing_ok=True)
     state, message = "done", ""
     try:
         papermill.execute_notebook(
-            nbformat.read(source, as_version=4),
-            str(target).replace("{", "{{").replace("}", "}}"),
+            *(str(path).replace("{", "{{").replace("}", "}}") for path in (source, target)),
             parameters=dict(parameters),
             kernel_name="python3",
+            language="python",
             cwd=str(source.parent),
             execution_timeout=timeout or None,
+            extra_arguments=["--log-level=ERROR"],
             progress_bar={"desc": source.stem, "mininterval": 0.5 if sys.stderr.isatty() else 20},
         )
     except Exception as error:  # a cell's error, a timeout, a dead kernel: whatever it is, the others go on
         state, message = "failed", _failure(target, error)
-    if target.is_file():
-        save_pictures(target)
-    return Outcome(source.stem, state, target, time.perf_counter() - start, message)
+    kept = target if target.is_file() else None
+    if kept:
+        save_pictures(kept)
+    return Outcome(source.stem, state, kept, time.perf_counter() - start, message)
 
 
 def _failure(target: Path, error: Exception) -> str:

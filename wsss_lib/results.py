@@ -53,7 +53,9 @@ def paper(**where: str) -> pd.DataFrame:
     table["value"] = pd.to_numeric(table["value"], errors="coerce")
     for column, value in where.items():
         if column not in table:
-            raise WsssError(f"{column!r}: no such column of the papers' numbers; there are {', '.join(table)}")
+            raise WsssError(
+                f"{column!r}: no such column of the papers' numbers; there are {', '.join(table)}"
+            )
         table = table[table[column] == value]
     return table
 
@@ -83,7 +85,9 @@ def read(name: str) -> pd.DataFrame:
     """
     path = project_root() / "results" / f"{name}.csv"
     if not path.is_file():
-        raise WsssError(f"results/{name}.csv: no such table; see results/README.md for the command that makes it")
+        raise WsssError(
+            f"results/{name}.csv: no such table; see results/README.md for the command that makes it"
+        )
     return pd.read_csv(path, comment="#")
 
 
@@ -111,7 +115,9 @@ def record(path: str | Path, table: pd.DataFrame, command: str, settings: str) -
     """
     versions = ", ".join(f"{name} {metadata.version(name)}" for name in ("torch", "torchvision", "numpy"))
     text = io.StringIO()
-    text.write(f"# command: {command}\n# settings: {settings}\n# versions: {versions}\n# date: {date.today()}\n")
+    text.write(
+        f"# command: {command}\n# settings: {settings}\n# versions: {versions}\n# date: {date.today()}\n"
+    )
     table.to_csv(text, index=False, float_format="%.4g", lineterminator="\n")
     with atomic_open(path) as f:
         f.write(text.getvalue())

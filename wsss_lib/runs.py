@@ -202,9 +202,7 @@ class Stage:
     (6, True)
     """
 
-    def __init__(
-        self, name: str, path: Path, config: dict, uses: tuple[str, ...] = (), resume: bool = True
-    ):
+    def __init__(self, name: str, path: Path, config: dict, uses: tuple[str, ...] = (), resume: bool = True):
         self.name, self.path, self.config, self.uses, self.resume = name, Path(path), config, uses, resume
 
     @property
@@ -318,7 +316,9 @@ def collect(root: str | Path | None = None) -> list[dict]:
             continue  # unfinished, damaged, or moved aside when its settings changed
         keys = ("dataset", "profile", "method", "pipeline", "seed", "stage")
         rows.append({**{k: config[k] for k in keys}, "metrics": metrics})
-    return sorted(rows, key=lambda r: tuple(str(r[k]) for k in ("dataset", "profile", "pipeline", "stage", "seed")))
+    return sorted(
+        rows, key=lambda r: tuple(str(r[k]) for k in ("dataset", "profile", "pipeline", "stage", "seed"))
+    )
 
 
 def _plain(section) -> dict:

@@ -15,7 +15,6 @@ from tqdm import tqdm
 
 from wsss_lib import backbones, methods
 from wsss_lib.data import PseudoMaskSet, TrainingSet
-from wsss_lib.data.check import check_split
 from wsss_lib.data.samples import collate_masks
 from wsss_lib.data.transforms import normalize, train_transform
 from wsss_lib.errors import WsssError
@@ -145,7 +144,6 @@ def train_classifier(run: Run) -> Stage:
 
     def compute(stage: Stage) -> dict:
         ids, device = run.ids("train"), pick_device(run.settings.machine.device)
-        check_split(run.folder, ids)
         model = build_method(run)
         recipe = run.settings.cam
         dataset = TrainingSet(run.folder, ids, _transform(recipe), cache=_fits_memory(run, ids))
@@ -155,9 +153,7 @@ def train_classifier(run: Run) -> Stage:
         return {
             "images": len(ids),
             "map": _json(np.nanmean(precision)) if names else None,
-            "average_precision": {
-                c: _json(v) for c, v in zip(run.folder.classes, precision, strict=True)
-            },
+            "average_precision": {c: _json(v) for c, v in zip(run.folder.classes, precision, strict=True)},
         }
 
     return run.stage("classifier", _sections(run)).ensure(compute)
@@ -297,7 +293,13 @@ def train_segmentation(run: Run) -> Stage:
             run.folder, ids, pseudo.folder("masks"), _transform(options), cache=_fits_memory(run, ids)
         )
         model = build_segmentation(run)
-        fit(model, dataset, options, collate=collate_masks, **_fit_options(run, stage, "train DeepLab", device))
+        fit(
+            model,
+            dataset,
+            options,
+            collate=collate_masks,
+            **_fit_options(run, stage, "train DeepLab", device),
+        )
         segment(
             model,
             run.folder,

@@ -85,7 +85,9 @@ def pick_device(name: str = "auto") -> torch.device:
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if name.startswith("cuda") and not torch.cuda.is_available():
-        raise WsssError(f"machine.device={name!r}: this machine has no GPU that torch can use; take 'auto' or 'cpu'")
+        raise WsssError(
+            f"machine.device={name!r}: this machine has no GPU that torch can use; take 'auto' or 'cpu'"
+        )
     return torch.device(name)
 
 
@@ -202,7 +204,8 @@ def fit(
     steps = n_steps(len(dataset), batch_size, recipe["epochs"], recipe["max_steps"])
     model = model.to(device, memory_format=torch.channels_last).train()
     groups = [
-        {**group, "params": [p for p in group["params"] if p.requires_grad]} for group in model.parameter_groups(recipe["classifier_factor"])
+        {**group, "params": [p for p in group["params"] if p.requires_grad]}
+        for group in model.parameter_groups(recipe["classifier_factor"])
     ]
     optimizer = torch.optim.SGD(
         [g for g in groups if g["params"]],
@@ -275,7 +278,9 @@ def load_weights(model: nn.Module, checkpoint: str | Path) -> nn.Module:
         model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True)["model"])
     except Exception as error:
         reason = str(error).splitlines()[0]
-        raise WsssError(f"{path}: not a checkpoint of this model ({reason}); delete it and train again") from error
+        raise WsssError(
+            f"{path}: not a checkpoint of this model ({reason}); delete it and train again"
+        ) from error
     return model.eval()
 
 

@@ -180,7 +180,11 @@ def grid(rows: Sequence[Sequence], titles: Sequence[str] = (), names: Sequence[s
     """
     n_columns = max(len(row) for row in rows)
     figure, axes = plt.subplots(
-        len(rows), n_columns, figsize=(size * n_columns, size * len(rows) * 1.04), squeeze=False, layout="compressed"
+        len(rows),
+        n_columns,
+        figsize=(size * n_columns, size * len(rows) * 1.04),
+        squeeze=False,
+        layout="compressed",
     )
     for i, row in enumerate(rows):
         for j, axis in enumerate(axes[i]):
@@ -229,7 +233,10 @@ def legend(figure: Figure, names: Sequence[str], columns: int = 7) -> Figure:
 
 
 def sweep(
-    thresholds, curves: Mapping[str, Sequence[float]], fixed: float | None = None, ylabel: str = "seed mIoU (%)"
+    thresholds,
+    curves: Mapping[str, Sequence[float]],
+    fixed: float | None = None,
+    ylabel: str = "seed mIoU (%)",
 ):
     """Scores over the background threshold, the best of each curve marked.
 
@@ -266,7 +273,9 @@ def sweep(
     return figure
 
 
-def bars(values: Mapping[str, float], ylabel: str, errors: Mapping[str, float] | None = None, width: float = 5):
+def bars(
+    values: Mapping[str, float], ylabel: str, errors: Mapping[str, float] | None = None, width: float = 5
+):
     """Named values as horizontal bars, each with its number.
 
     Parameters

@@ -6,6 +6,7 @@ a notebook that is executed headless.
 
 from __future__ import annotations
 
+from base64 import b64encode
 from collections.abc import Callable
 
 import ipywidgets
@@ -51,7 +52,7 @@ class Explorer(ipywidgets.VBox):
     def _repr_mimebundle_(self, **kwargs):
         bundle = super()._repr_mimebundle_(**kwargs)
         data = bundle[0] if isinstance(bundle, tuple) else bundle
-        return {**data, "image/png": self._first}
+        return {**data, "image/png": b64encode(self._first).decode()}
 
 
 def explore(draw: Callable[..., Figure], caption: str, **dials) -> Explorer:

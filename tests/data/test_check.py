@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from wsss_lib.data import VOCFolder, check, check_split, write_mask
-from wsss_lib.data.check import survey
+from wsss_lib.data import VOCFolder, check_split, write_mask
+from wsss_lib.data.check import check, survey
 from wsss_lib.errors import DataError
 
 
@@ -68,7 +68,7 @@ def test_all_faults_are_listed_at_once(voc):
             "mask has the value 254, classes go from 0 to 2",
         ),
         (lambda path: Image.new("RGB", (20, 16)).save(path), "mask of mode RGB stores no class indices"),
-        (halve, "broken mask"),
+        (halve, "truncated mask"),
     ],
     ids=["size", "value", "colours", "truncated"],
 )

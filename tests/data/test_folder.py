@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from wsss_lib.data import VOCFolder, read_mask
 from wsss_lib.errors import DataError
@@ -108,8 +109,6 @@ def test_paths_may_have_spaces_and_any_letters(make_voc, tmp_path):
 
 
 def test_png_images_are_found(voc):
-    from PIL import Image
-
     Image.open(voc / "JPEGImages/a.jpg").save(voc / "JPEGImages/a.png")
     (voc / "JPEGImages/a.jpg").unlink()
     assert VOCFolder(voc).image_path("a").name == "a.png"
@@ -150,62 +149,48 @@ def test_the_fingerprint_stays_the_same_over_the_years(make_voc):
     assert VOCFolder(make_voc()).fingerprint("train", "val") == "c58035a409ce"
 
 
-def spoil_classes(root, text):
-    (root / "classes.txt").write_text(text)
-
-
-def spoil_labels(root, text):
-    (root / "labels.csv").write_text(text)
-
-
-def spoil_split(root, text):
-    split_file(root).write_text(text)
-
-
-def move(root, old, new):
-    shutil.move(root / old, root / new)
-
-
-FAULTS = {
-    "not in VOC layout": (lambda r: move(r, "JPEGImages", "images"), r"voc: not in VOC layout: no JPEGImages .* -> give"),
-    "no lists": (lambda r: shutil.rmtree(r / "ImageSets"), r"voc: JPEGImages but no ImageSets/Segmentation -> add"),
-    "empty split": (lambda r: spoil_split(r, "\n \n"), r"train\.txt: empty split -> write one image id a line"),
-    "duplicate id": (lambda r: spoil_split(r, "a\nb\na"), r"train\.txt: id a twice -> list each image once"),
-    "id is a path": (
-        lambda r: spoil_split(r, "/JPEGImages/a.jpg /SegmentationClass/a.png"),
-        r"train\.txt: '/JPEGImages/a\.jpg' is a path -> write the image id alone \(a\)",
+TRAIN, LABELS, CLASSES = "ImageSets/Segmentation/train.txt", "labels.csv", "classes.txt"
+FAULTS = [  # file or folder, what it is overwritten with (None: deleted), the message
+    (
+        "JPEGImages",
+        None,
+        r"voc: not in VOC layout: no JPEGImages .* -> give the folder that holds JPEGImages",
     ),
-    "id is a Windows path": (lambda r: spoil_split(r, r"images\a"), r"is a path -> write the image id alone \(a\)"),
-    "several faults": (lambda r: spoil_split(r, "a\na\n/b"), r"id a twice -> list each image once \(and 1 more\)"),
-    "list not text": (lambda r: split_file(r).write_bytes(b"\xff\xfe\x80"), r"train\.txt: not UTF-8 text -> save"),
-    "unknown class": (lambda r: spoil_labels(r, "image_id,classes\na,cta"), r"labels\.csv: id a: unknown class cta -> did you mean cat\?"),
-    "class in capitals": (lambda r: spoil_labels(r, "image_id,classes\na,Dog"), r"unknown class Dog -> did you mean dog\?"),
-    "far from any class": (lambda r: spoil_labels(r, "image_id,classes\na,zebra"), r"zebra -> use one of: cat, dog"),
-    "duplicate label": (lambda r: spoil_labels(r, "image_id,classes\na,cat\na,dog"), r"labels\.csv: id a twice -> keep one row"),
-    "id without label": (lambda r: spoil_labels(r, "image_id,classes\nb,cat"), r"labels\.csv: no label for id a -> add a row a,<class names>"),
-    "no column": (lambda r: spoil_labels(r, "id;classes\na;cat"), r"no column image_id and classes \(has: id;classes\) -> begin with"),
-    "one column missing": (lambda r: spoil_labels(r, "image_id,label\na,cat"), r"no column classes \(has: image_id, label\)"),
-    "empty labels file": (lambda r: spoil_labels(r, ""), r"labels\.csv: no column image_id and classes \(has: nothing\)"),
-    "commas between names": (lambda r: spoil_labels(r, "image_id,classes\na,cat,dog"), r"id a: more columns .* -> separate class names by spaces"),
-    "agrees is no truth value": (
-        lambda r: spoil_labels(r, "image_id,classes,context,agrees\na,cat,grass,maybe"),
-        r"id a: agrees='maybe' -> write 1 or 0",
-    ),
-    "no labels at all": (lambda r: (r / "labels.csv").unlink(), r"voc: no image-level labels \(neither labels\.csv nor .* nor Annotations\)"),
-    "no classes": (lambda r: spoil_classes(r, "\n"), r"classes\.txt: no class names -> write one name a line"),
-    "class twice": (lambda r: spoil_classes(r, "cat\ndog\ncat"), r"classes\.txt: class cat twice"),
-    "class with a space": (lambda r: spoil_classes(r, "cat\nhot dog"), r"space in class name 'hot dog' -> write hot_dog"),
-    "background is no class": (lambda r: spoil_classes(r, "background\ncat"), r"names the background -> leave it out"),
-    "too many classes": (lambda r: spoil_classes(r, "\n".join(map(str, range(255)))), r"255 classes -> masks hold at most 254"),
-    "no image": (lambda r: (r / "JPEGImages/a.jpg").unlink(), r"a\.jpg: no such image -> add it"),
-    "no mask": (lambda r: (r / "SegmentationClass/a.png").unlink(), r"a\.png: no such mask -> add it"),
-}  # fmt: skip
+    ("ImageSets", None, r"voc: JPEGImages but no ImageSets/Segmentation -> add"),
+    (TRAIN, "\n \n", r"train\.txt: empty split -> write one image id a line"),
+    (TRAIN, "a\nb\na", r"train\.txt: id a twice -> list each image once"),
+    (TRAIN, "/J/a.jpg /S/a.png", r"train\.txt: '/J/a\.jpg' is a path -> write the image id alone \(a\)"),
+    (TRAIN, r"images\a.jpg", r"is a path -> write the image id alone \(a\)"),
+    (TRAIN, "a\na\n/b", r"id a twice -> list each image once \(and 1 more\)"),
+    (TRAIN, b"\xff\xfe\x80", r"train\.txt: not UTF-8 text -> save"),
+    (LABELS, None, r"voc: no image-level labels \(neither labels\.csv nor .* nor Annotations\) -> write"),
+    (LABELS, "image_id,classes\na,cta", r"labels\.csv: id a: unknown class cta -> did you mean cat\?"),
+    (LABELS, "image_id,classes\na,Dog", r"id a: unknown class Dog -> did you mean dog\?"),
+    (LABELS, "image_id,classes\na,zebra", r"unknown class zebra -> use one of: cat, dog"),
+    (LABELS, "image_id,classes\na,cat\na,dog", r"labels\.csv: id a twice -> keep one row"),
+    (LABELS, "image_id,classes\nb,cat", r"labels\.csv: no label for id a -> add a row a,<class names>"),
+    (LABELS, "id;classes\na;cat", r"no column image_id and classes \(has: id;classes\) -> begin with"),
+    (LABELS, "image_id,label\na,cat", r"no column classes \(has: image_id, label\)"),
+    (LABELS, "", r"labels\.csv: no column image_id and classes \(has: nothing\)"),
+    (LABELS, "image_id,classes\na,cat,dog", r"id a: more columns .* -> separate class names by spaces"),
+    (LABELS, "image_id,classes,context,agrees\na,cat,grass,maybe", r"id a: agrees='maybe' -> write 1 or 0"),
+    (CLASSES, "\n", r"classes\.txt: no class names -> write one name a line"),
+    (CLASSES, "cat\ndog\ncat", r"classes\.txt: class cat twice"),
+    (CLASSES, "cat\nhot dog", r"space in class name 'hot dog' -> write hot_dog"),
+    (CLASSES, "background\ncat", r"names the background -> leave it out"),
+    (CLASSES, "\n".join(map(str, range(255))), r"255 classes -> masks hold at most 254"),
+    ("JPEGImages/a.jpg", None, r"a\.jpg: no such image -> add it"),
+    ("SegmentationClass/a.png", None, r"a\.png: no such mask -> add it"),
+]
 
 
-@pytest.mark.parametrize("fault", FAULTS)
-def test_a_fault_is_one_line_with_its_remedy(voc, fault):
-    spoil, message = FAULTS[fault]
-    spoil(voc)
+@pytest.mark.parametrize(("file", "content", "message"), FAULTS)
+def test_a_fault_is_one_line_with_its_remedy(voc, file, content, message):
+    path = voc / file
+    if content is None:
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    else:
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(DataError, match=message) as caught:
         folder = VOCFolder(voc)
         for image_id in folder.split("train"):

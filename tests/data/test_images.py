@@ -1,4 +1,4 @@
-"""Images: whatever they store comes out as 8-bit RGB in stored order; what is broken is named with its remedy."""
+"""Images: whatever they store comes out as 8-bit RGB in stored order; what is broken is named."""
 
 import numpy as np
 import pytest

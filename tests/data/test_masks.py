@@ -97,12 +97,15 @@ def test_colours_are_no_class_indices(tmp_path, mode):
         read_mask(tmp_path / "a.png")
 
 
-@pytest.mark.parametrize("content", [b"", b"no image", None], ids=["empty", "text", "truncated"])
-def test_a_broken_mask_is_one_line_that_names_it(tmp_path, content):
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [(b"", "empty file"), (b"text", r"broken mask \(cannot identify image file\)"), (None, "truncated mask")],
+)
+def test_a_broken_mask_is_one_line_that_names_it(tmp_path, content, problem):
     path = tmp_path / "a.png"
     write_mask(path, np.random.default_rng(0).integers(0, 256, (50, 50)))
     path.write_bytes(path.read_bytes()[:900] if content is None else content)
-    with pytest.raises(DataError, match=r"^\S*a\.png: broken mask .* -> \S.*$"):
+    with pytest.raises(DataError, match=rf"^\S*a\.png: {problem} -> copy or download it again$"):
         read_mask(path)
 
 

@@ -1,4 +1,4 @@
-"""Samples: no way to a mask, draws that depend on their seed alone, a resumed run that sees the same batches."""
+"""Samples: no way to a mask, draws that depend on their seed alone, resumed runs with the same batches."""
 
 import builtins
 import pickle

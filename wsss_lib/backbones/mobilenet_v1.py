@@ -39,10 +39,11 @@ class SameConv2d(nn.Conv2d):
         (top, bottom), (left, right) = (
             same_padding(n, k, s) for n, k, s in zip(x.shape[-2:], self.kernel_size, self.stride, strict=True)
         )
-        if top == bottom and left == right:
-            return F.conv2d(x, self.weight, self.bias, self.stride, (top, left), groups=self.groups)
-        x = F.pad(x, (left, right, top, bottom))
-        return F.conv2d(x, self.weight, self.bias, self.stride, groups=self.groups)
+        weight = self.weight
+        if (top, left) != (bottom, right):
+            # A zero in front of the kernel shifts it by one pixel: no copy of the map only to pad its end.
+            weight = F.pad(weight, (right - left, 0, bottom - top, 0))
+        return F.conv2d(x, weight, self.bias, self.stride, (bottom, right), groups=self.groups)
 
 
 def same_padding(n: int, kernel: int, stride: int) -> tuple[int, int]:

@@ -3,7 +3,6 @@
 from importlib import import_module
 
 _HOMES = {
-    "check": "check",
     "check_split": "check",
     "IGNORE": "classes",
     "VOC_CLASSES": "classes",

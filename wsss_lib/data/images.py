@@ -14,6 +14,43 @@ from wsss_lib.errors import DataError
 BROKEN_IMAGE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 
 
+def image_fault(path: Path, error: Exception, kind: str = "image") -> Fault:
+    """Return the fault behind an exception that Pillow raised for a file.
+
+    Parameters
+    ----------
+    path : Path
+        The image or mask.
+    error : Exception
+        What Pillow raised.
+    kind : str
+        What the file should be, for the message.
+
+    Returns
+    -------
+    Fault
+        With a remedy that fits.
+
+    Examples
+    --------
+    >>> image_fault(Path("a.jpg"), FileNotFoundError()).problem
+    'no such image'
+    """
+    if isinstance(error, FileNotFoundError):
+        without = path.with_suffix("")  # a.jpg, when a.jpg.jpg was looked for
+        if without.suffix and without.is_file():
+            return Fault(path, f"no such {kind}", f"write the id without its ending ({without.stem})")
+        return Fault(path, f"no such {kind}", "add it, or take its id out of the split")
+    if path.is_file() and path.stat().st_size == 0:
+        return Fault(path, "empty file", "copy or download it again")
+    if isinstance(error, Image.DecompressionBombError):
+        return Fault(path, "far too many pixels", "scale it down")
+    # Pillow's own words name the file again, or its buffer: only their beginning says something.
+    reason = str(error).split(" '")[0].split(":")[0]
+    problem = f"truncated {kind}" if "truncated" in reason.lower() else f"broken {kind} ({reason})"
+    return Fault(path, problem, "copy or download it again")
+
+
 def read_pixels(path: str | Path) -> np.ndarray:
     """Decode an image to 8-bit RGB, in the order in which its pixels are stored.
 
@@ -57,40 +94,6 @@ def read_pixels(path: str | Path) -> np.ndarray:
         raise
     except BROKEN_IMAGE as error:
         raise image_fault(path, error).error() from None
-
-
-def image_fault(path: Path, error: Exception) -> Fault:
-    """Return the fault behind an exception that Pillow raised for an image.
-
-    Parameters
-    ----------
-    path : Path
-        The image.
-    error : Exception
-        What Pillow raised.
-
-    Returns
-    -------
-    Fault
-        With a remedy that fits.
-
-    Examples
-    --------
-    >>> image_fault(Path("a.jpg"), FileNotFoundError()).problem
-    'no such image'
-    """
-    if isinstance(error, FileNotFoundError):
-        beside = path.with_suffix("")
-        if path.stem != beside.stem and beside.is_file():
-            return Fault(path, "no such image", f"write the id without its ending ({beside.stem})")
-        return Fault(path, "no such image", "add it, or take its id out of the split")
-    if path.is_file() and path.stat().st_size == 0:
-        return Fault(path, "empty file", "copy or download it again")
-    if isinstance(error, Image.DecompressionBombError):
-        return Fault(path, "far too many pixels", "scale it down")
-    # Pillow's own words name the file again, or its buffer: only the first clause says something.
-    problem = "truncated image" if "truncated" in str(error) else f"broken image ({str(error).split(':')[0]})"
-    return Fault(path, problem, "copy or download it again")
 
 
 def image_size(path: str | Path) -> tuple[int, int]:

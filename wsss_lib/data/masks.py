@@ -11,6 +11,9 @@ from PIL import Image
 
 from wsss_lib.data.classes import IGNORE
 from wsss_lib.data.faults import Fault
+from wsss_lib.data.images import BROKEN_IMAGE, image_fault
+
+REMEDY = "draw or export it again"
 
 
 @cache
@@ -75,24 +78,46 @@ def read_mask(path: str | Path) -> np.ndarray:
     try:
         with Image.open(path) as image:
             mode, mask = image.mode, np.array(image)
-    except FileNotFoundError:
-        raise Fault(path, "no such mask", "add it, or leave its id out of the split").error() from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        # Pillow's own words name the file again, or its buffer: only the first clause says something.
-        problem = f"broken mask ({str(error).split(':')[0]})"
-        raise Fault(path, problem, "write or copy it again").error() from None
+    except BROKEN_IMAGE as error:
+        raise image_fault(path, error, "mask").error() from None
     if mode not in ("P", "L"):
         remedy = "save class indices as a palette PNG (wsss_lib.data.write_mask)"
         raise Fault(path, f"mask of mode {mode} stores no class indices", remedy).error()
     return mask
 
 
+def size_fault(
+    path: Path, size: tuple[int, int], image_size: tuple[int, int], remedy: str = REMEDY
+) -> Fault | None:
+    """Return a fault when a mask has not the size of its image, else None.
+
+    Parameters
+    ----------
+    path : Path
+        The mask's file.
+    size, image_size : tuple of int
+        (height, width) of the mask and of its image, in pixels.
+    remedy : str
+        What mends it.
+
+    Returns
+    -------
+    Fault or None
+
+    Examples
+    --------
+    >>> print(size_fault(Path("a.png"), (4, 6), (4, 8)))
+    a.png: mask of 6 x 4, image of 8 x 4 pixels -> draw or export it again
+    """
+    if tuple(size) == tuple(image_size):
+        return None
+    (height, width), (image_height, image_width) = size, image_size
+    problem = f"mask of {width} x {height}, image of {image_width} x {image_height} pixels"
+    return Fault(path, problem, remedy)
+
+
 def mask_fault(
-    path: Path,
-    mask: np.ndarray,
-    size: tuple[int, int],
-    n_classes: int,
-    remedy: str = "draw or export it again",
+    path: Path, mask: np.ndarray, size: tuple[int, int], n_classes: int, remedy: str = REMEDY
 ) -> Fault | None:
     """Return what is wrong with a mask's size or values, or None.
 
@@ -119,9 +144,9 @@ def mask_fault(
     >>> print(mask_fault(Path("a.png"), np.full((4, 6), 7, np.uint8), (4, 6), n_classes=5))
     a.png: mask has the value 7, classes go from 0 to 5 (255: ignored) -> draw or export it again
     """
-    if mask.shape != tuple(size):
-        problem = f"mask of {mask.shape[1]} x {mask.shape[0]}, image of {size[1]} x {size[0]} pixels"
-        return Fault(path, problem, remedy)
+    fault = size_fault(path, mask.shape, size, remedy)
+    if fault:
+        return fault
     wrong = mask[(mask > n_classes) & (mask != IGNORE)]
     if wrong.size:
         values = ", ".join(map(str, np.unique(wrong)[:5]))

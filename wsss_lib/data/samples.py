@@ -20,8 +20,9 @@ from torchvision import tv_tensors
 from wsss_lib.data.check import check_images, check_split
 from wsss_lib.data.faults import Fault, raise_first
 from wsss_lib.data.folder import VOCFolder, read_image
+from wsss_lib.data.images import image_size
 from wsss_lib.data.layout import MASK_FOLDERS
-from wsss_lib.data.masks import mask_fault, read_mask
+from wsss_lib.data.masks import mask_fault, read_mask, size_fault
 from wsss_lib.errors import SettingsError
 
 MASK_REMEDY = "run the stage that makes the pseudo masks again"
@@ -128,7 +129,9 @@ class MaskBatch(NamedTuple):
 
 
 def _moved(tensors: Sequence[Tensor], device: torch.device | str) -> list[Tensor]:
-    return [tensor.to(device, non_blocking=True) for tensor in tensors]
+    # Only towards a GPU: a copy to the CPU that does not block may be read before it is there.
+    overlap = torch.device(device).type == "cuda"
+    return [tensor.to(device, non_blocking=overlap) for tensor in tensors]
 
 
 def collate(samples: Sequence[Sample]) -> Batch:
@@ -281,7 +284,8 @@ class PseudoMaskSet(Dataset[MaskSample]):
     Raises
     ------
     DataError
-        When an image or a mask is missing, or `mask_dir` holds the true masks.
+        When an image or a mask is missing or broken, their sizes differ, or `mask_dir` holds the true masks:
+        here, before anything is trained. For a value that is no class: when the mask is read.
 
     Examples
     --------
@@ -315,8 +319,8 @@ class PseudoMaskSet(Dataset[MaskSample]):
         self._paths = [folder.image_path(image_id) for image_id in self.ids]
         self._mask_paths = [mask_dir / f"{image_id}.png" for image_id in self.ids]
         raise_first(check_images(self._paths))
-        missing = [path for path in self._mask_paths if not path.is_file()]
-        raise_first([Fault(path, "no such pseudo mask", MASK_REMEDY) for path in missing])
+        pairs = zip(self._paths, self._mask_paths, strict=True)
+        raise_first([fault for image, mask in pairs if (fault := _pair_fault(image, mask))])
         self._pairs: list[tuple[Tensor, Tensor] | None] | None = [None] * len(self.ids) if cache else None
 
     def __len__(self) -> int:
@@ -336,6 +340,12 @@ class PseudoMaskSet(Dataset[MaskSample]):
         if fault:
             raise fault.error()
         return image, torch.from_numpy(mask)
+
+
+def _pair_fault(image: Path, mask: Path) -> Fault | None:
+    if not mask.is_file():
+        return Fault(mask, "no such pseudo mask", MASK_REMEDY)
+    return size_fault(mask, image_size(mask), image_size(image), MASK_REMEDY)
 
 
 def _cached(store: list[Any] | None, index: int, read: Callable[[], Any]) -> Any:

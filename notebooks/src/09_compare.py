@@ -1,0 +1,668 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 09 · Compare: is it better, or was it lucky?
+#
+# Every notebook ends with a number. This one asks what two numbers say about each other: here, across seeds, and in papers.
+#
+# | | |
+# |---|---|
+# | **Time** | about twenty seconds if 01, 07 and 08 have run; otherwise as long as they take (profile `demo`, two CPU cores) |
+# | **Needs** | nothing but this kit; no GPU, no downloads |
+# | **Papers** | the five methods of this course; Bouthillier et al., *Accounting for Variance in Machine Learning Benchmarks*, MLSys 2021 ([arXiv:2103.03098](https://arxiv.org/abs/2103.03098)) |
+# | **Before** | [01 CAM](01_cam.ipynb), [07 Pseudo masks](07_pseudo_masks.ipynb), [08 Segmentation](08_segmentation.ipynb) |
+#
+# Afterwards you will be able to
+#
+# 1. compare two methods over seeds: mean, standard deviation, and a 95 % interval of the paired difference;
+# 2. take a score apart, by threshold, stage, class and group of images, and say what its average hides;
+# 3. read a results table of a paper and say which of its numbers may be compared.
+
+# %% [markdown]
+# ## Parameters
+#
+# Everything that can be turned from outside stands in the next cell, and papermill replaces it when the notebook
+# runs headless: `papermill 09_compare.ipynb out.ipynb -p profile laptop -p data_root FOLDER -k python3`.
+
+# %% tags=["parameters"]
+import os
+
+profile = os.environ.get("WSSS_PROFILE", "demo")  # smoke | demo | laptop | paper
+dataset = ""  # name of the data set; empty: the profile's own
+data_root = ""  # folder in VOC layout; empty: toy scenes, drawn on the spot
+runs_root = ""  # where results go; empty: runs/ of the project
+seed = 0  # of every random draw
+overrides = {}  # departures from the profile, {"cam.epochs": 3}
+method = "cam"  # whose run is looked at
+
+# %% [markdown]
+# ## Set-up
+#
+# The run that we look at is the one that 01, 07 and 08 have computed: the same settings, the same data, the same seed, so the
+# same folder.
+
+# %% tags=["nbval-ignore-output"]
+import inspect
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+import torch
+
+from data_prep.ready import ready
+from wsss_lib import localize, results, runs, stages, viz, widgets
+from wsss_lib.data import read_mask
+from wsss_lib.metrics import ThresholdSweep, mean_std, paired_interval
+from wsss_lib.runs import Run
+from wsss_lib.settings import load
+
+settings = load(profile, overrides)
+folder = ready(settings, dataset, data_root)
+run = Run(settings, folder, method=method, seed=seed, root=runs_root)
+print(f"torch {torch.__version__}, device {stages.pick_device(settings.machine.device)}, profile {profile}, seed {seed}")
+
+# %% [markdown]
+# ## The idea in one figure
+#
+# Train the same method twice with two seeds, and you get two scores. The network starts from other random weights, sees the
+# images in another order, crops them elsewhere. The scores differ by half a point or by two points, and nothing has improved.
+#
+# So **a difference between two methods is worth only what it is against the spread of the seeds**. The figure shows two
+# comparisons over three seeds. Their *means* are the same: 45.0 against 46.5. These numbers are made up, to show the idea.
+
+# %%
+made_up = {
+    "a steady gain": ([44.0, 45.0, 46.0], [45.6, 46.4, 47.5]),
+    "a lucky gain": ([44.0, 45.0, 46.0], [47.6, 44.4, 47.5]),
+}
+figure, axes = plt.subplots(1, 2, figsize=(8.4, 2.7), layout="constrained", sharey=True)
+for axis, (name, (old, new)) in zip(axes, made_up.items(), strict=True):
+    for a, b in zip(old, new, strict=True):
+        axis.plot([0, 1], [a, b], color="grey", linewidth=1, zorder=0)
+    axis.scatter([0] * 3, old, color=viz.COLORS[0], s=45)
+    axis.scatter([1] * 3, new, color=viz.COLORS[1], marker="s", s=45)
+    gain, low, high = paired_interval(new, old)
+    axis.set(xticks=[0, 1], xticklabels=["baseline", "new method"], xlim=(-0.5, 1.5), title=f"{name}: {gain:+.1f}, between {low:.1f} and {high:+.1f}")
+axes[0].set_ylabel("mIoU (%)")
+sns.despine(figure)
+viz.show(figure, "Two comparisons with the same means (made-up numbers); a line joins two runs with the same seed. Only on the left does the 95 % interval of the gain leave out zero.")
+
+# %% [markdown]
+# On the left every seed gains about as much. On the right one seed gains much, one loses, one gains a little. The means
+# cannot tell the two cases apart, and a table with one number a method cannot either.
+
+# %% [markdown]
+# ## The smallest implementation
+#
+# We compute the interval of the title line by hand, in three steps, for the steady gain.
+#
+# **Step 1, the differences.** Run $i$ of both methods had the same seed: the same data, the same order of images. What luck they
+# share cancels in the difference $d_i = b_i - a_i$. That is why comparisons should be *paired*.
+
+# %%
+old, new = (np.array(v) for v in made_up["a steady gain"])
+differences = new - old
+print("differences", differences.round(2).tolist())
+
+# %% [markdown]
+# **Step 2, mean and standard deviation.** The standard deviation over seeds divides by $n-1$, not by $n$: the mean was
+# taken from the same few numbers, so it lies too close to them.
+
+# %%
+n = len(differences)
+mean = differences.sum() / n
+std = np.sqrt(((differences - mean) ** 2).sum() / (n - 1))
+print(f"gain {mean:.2f}, standard deviation {std:.2f} over {n} seeds")
+
+# %% [markdown]
+# **Step 3, the interval.** The mean of $n$ numbers varies less than one number does, by a factor of $\sqrt n$. And since
+# the standard deviation itself is only guessed from $n$ numbers, the familiar factor 1.96 is too small. Student's $t$ says
+# how much larger it must be:
+#
+# $$\bar d \;\pm\; t_{n-1} \, \frac{s_d}{\sqrt n} \qquad t_2 = 4.303, \quad t_4 = 2.776, \quad t_9 = 2.262$$
+
+# %%
+half = 4.303 * std / np.sqrt(n)
+print(f"gain {mean:.2f}, with 95 % confidence between {mean - half:.2f} and {mean + half:.2f}")
+
+# %% [markdown]
+# Is 4.303 really needed? We try it: draw three normal numbers whose true mean is 0, a hundred thousand times, and count how
+# often the interval contains 0. It should be 95 of 100 times.
+
+# %%
+draws = np.random.default_rng(0).normal(size=(100_000, 3))
+spread = draws.std(axis=1, ddof=1) / np.sqrt(3)
+for factor in (1.96, 4.303):
+    inside = (np.abs(draws.mean(axis=1)) < factor * spread).mean()
+    print(f"mean ± {factor:5.3f} s/√3 contains the truth in {inside:.0%} of the cases")
+
+# %% [markdown]
+# ## The library does the same
+#
+# Two functions of `wsss_lib/metrics.py` are all that the tables of this kit need: `mean_std` for a cell of a table, and
+# `paired_interval` for a comparison.
+
+# %%
+for function in (mean_std, paired_interval):
+    print(inspect.getsource(function).split('"""')[2].strip("\n"), end="\n\n")
+
+# %%
+assert np.allclose(paired_interval(new, old), (mean, mean - half, mean + half))
+assert mean_std(differences, scale=1) == f"{mean:.1f} ± {std:.1f}"
+print("baseline", mean_std(old, scale=1), "| new", mean_std(new, scale=1), "| gain", mean_std(differences, scale=1))
+
+# %% [markdown]
+# Look at the last line. Baseline and new method overlap: 45.0 ± 1.0 and 46.5 ± 1.0. Nobody would be convinced. But seed by seed
+# the gain is 1.5 ± 0.1, and that is convincing. Without pairing the information is lost:
+
+# %%
+apart = np.sqrt(old.var(ddof=1) / n + new.var(ddof=1) / n)
+print(f"unpaired: {mean:.2f} ± {2.776 * apart:.2f}   paired: {mean:.2f} ± {half:.2f}")
+
+# %% [markdown]
+# ### How many seeds?
+#
+# Turn the dials: the true gain, the spread of the differences, the number of seeds. `luck` draws other seeds. How many seeds does
+# it take until a gain of one point shows, at a spread of one point? (Without a running kernel you see the picture at the start.)
+
+
+# %%
+def draw_interval(true_gain, spread, seeds, luck):
+    sample = true_gain + spread * np.random.default_rng(luck).normal(size=10)[:seeds]
+    gain, low, high = paired_interval(sample, np.zeros(seeds))
+    figure, axis = plt.subplots(figsize=(6.4, 1.7), layout="constrained")
+    axis.axvline(0, color="grey", linestyle=":")
+    axis.scatter(sample, np.full(seeds, 1.0), color=viz.COLORS[0], s=30, label="one seed")
+    axis.errorbar(gain, 0.4, xerr=[[gain - low], [high - gain]], color=viz.COLORS[1], marker="s", capsize=5, label="mean, 95 % interval")
+    verdict = "zero is outside" if low > 0 or high < 0 else "zero is inside: no gain is shown"
+    axis.set(xlim=(-8, 10), ylim=(0, 1.5), yticks=[], xlabel="gain (points of mIoU)", title=verdict)
+    axis.legend(frameon=False, fontsize=8, loc="upper left")
+    return figure
+
+
+explorer = widgets.explore(
+    draw_interval,
+    "The gains of single seeds (made up), and the interval that follows from them. With two seeds it is nearly useless.",
+    true_gain=(0.0, 5.0, 0.5, 1.0),
+    spread=(0.1, 3.0, 0.1, 1.0),
+    seeds=(2, 10, 1, 3),
+    luck=(0, 20, 1, 2),
+)
+
+# %% [markdown]
+# The width of the interval, in standard deviations of a difference, for each number of seeds:
+
+# %%
+student = {k: paired_interval(np.arange(k), np.zeros(k)) for k in range(2, 11)}
+width = {k: (high - mid) / np.arange(k).std(ddof=1) for k, (mid, low, high) in student.items()}
+figure, axis = plt.subplots(figsize=(5, 2.6), layout="constrained")
+axis.plot(list(width), list(width.values()), marker="o", color=viz.COLORS[0])
+for k in (2, 3, 5, 10):
+    axis.annotate(f"{width[k]:.1f}", (k, width[k]), (4, 5), textcoords="offset points", fontsize=8)
+axis.set(xlabel="seeds", ylabel="half width (in std)", ylim=(0, 9.8))
+sns.despine(figure)
+viz.show(figure, "How far a gain is known: the half width of the 95 % interval. From 2 to 3 seeds helps most, 5 is a good habit.")
+
+# %% [markdown]
+# ## Compute, or load
+#
+# Now to real numbers. The last stage of the way is `segmentation`; asking for it asks for all stages before it. What is there
+# already is loaded.
+
+# %% tags=["nbval-ignore-output"]
+segmentation = stages.train_segmentation(run)
+pseudo_masks, cams = stages.make_pseudo_masks(run), stages.make_cams(run)
+for stage in (stages.train_classifier(run), cams, pseudo_masks, segmentation):
+    print(f"{stage.path.relative_to(run.root).as_posix():42s} {stage.metrics['seconds']:7.1f} s")
+
+# %% [markdown]
+# All runs below the same root, whichever notebook made them. A row is a *pipeline*: the method, with what departs from its
+# profile. Its seeds are gathered to mean ± standard deviation. With one seed there is no ±, and then **this table compares
+# nothing yet**: `wsss run all -p seed=1` adds a seed.
+
+# %% tags=["nbval-ignore-output"]
+table = results.table(run.root)
+table
+
+# %% [markdown]
+# ## A comparison with seeds
+#
+# Three seeds of each setting take longer than a lesson, so the next comparison was measured once and recorded, by the command in
+# the first line of `results/context_bias.csv`. Plain CAM on toy scenes: does it matter whether objects stand on
+# their own context in half of the scenes, or in nine of ten?
+
+# %%
+recorded = results.read("context_bias")
+score = recorded.pivot(index="seed", columns="context_bias", values="seed_miou_fixed")
+score.round(1)
+
+# %% [markdown]
+# Each row is a seed, and all scenes of a row are the same but for their context: a turned dial changes only what it is about
+# (notebook 00). So the rows are pairs.
+
+# %%
+gains = {}
+for bias in score.columns[1:]:
+    gains[f"bias {bias:g}"] = paired_interval(score[bias], score[0.0])
+figure, axis = plt.subplots(figsize=(6, 0.5 * len(gains) + 0.9), layout="constrained")
+for row, (_, (gain, low, high)) in enumerate(gains.items()):
+    axis.errorbar(gain, row, xerr=[[gain - low], [high - gain]], marker="s", color=viz.COLORS[0], capsize=4)
+axis.axvline(0, color="grey", linestyle=":")
+axis.set(yticks=range(len(gains)), yticklabels=list(gains), xlabel="seed mIoU against bias 0 (points)", ylim=(len(gains) - 0.5, -0.5))
+sns.despine(figure)
+viz.show(figure, "Paired differences of the seed mIoU to scenes without context bias: mean and 95 % interval over three recorded seeds.")
+
+# %%
+for name, (gain, low, high) in gains.items():
+    verdict = "shown" if low > 0 or high < 0 else "not shown by three seeds"
+    print(f"{name}: {gain:+.1f} points, 95 % interval {low:+.1f} to {high:+.1f}: a difference is {verdict}")
+
+# %% [markdown]
+# "Not shown" is not "absent". It says that three seeds are too few to tell, and the honest next step is more seeds, not another
+# threshold.
+
+# %% [markdown]
+# ## Look: what the numbers stand for
+#
+# No table replaces looking. We take training images and ask where the dense CRF helped most, and where it did most harm,
+# judged by the IoU of everything that is not background. True masks are opened to look and to measure.
+
+
+# %%
+def overlap(mask, truth):
+    mask, truth = np.asarray(mask), np.asarray(truth)
+    valid = truth < 255
+    hit, either = (mask == truth) & (truth > 0), ((mask > 0) | (truth > 0)) & valid
+    return hit.sum() / max(either.sum(), 1)
+
+
+def row_of(image_id):
+    """Image, CAM, seed, pseudo mask, truth of a training image; and what the CRF gained in IoU."""
+    image, truth = folder.image(image_id), folder.mask(image_id)
+    cam = localize.load_cam(cams.folder("cams") / f"{image_id}.npz", n_classes=folder.n_classes)
+    masks = [localize.seed(cam, settings.localize.threshold), read_mask(pseudo_masks.folder("masks") / f"{image_id}.png"), truth]
+    gain = overlap(masks[1], truth) - overlap(masks[0], truth)
+    return [image, viz.overlay_cam(image, cam.amax(0)), *[viz.overlay_mask(image, m) for m in masks]], gain
+
+
+# %% tags=["nbval-ignore-output"]
+seed_ids, val_ids = run.ids("seed"), run.ids("val")
+rows = sorted((row_of(i) for i in seed_ids[:150]), key=lambda row: row[1])
+chosen = [rows[-1], rows[-2], rows[len(rows) // 2], rows[1], rows[0]]
+figure = viz.grid([row for row, _ in chosen], ["image", "CAM", "seed", "pseudo mask", "true mask"], [f"{100 * gain:+.0f} points" for _, gain in chosen], size=1.2)
+viz.show(figure, "From the image where the dense CRF gained most to the one where it lost most (IoU of the objects). White would be ignored pixels.")
+
+# %% [markdown]
+# And the end of the way: images of the val split, segmented without their labels. Beside the mask stands where it is wrong.
+
+
+# %% tags=["nbval-ignore-output"]
+def val_row(image_id):
+    image, truth = folder.image(image_id), folder.mask(image_id).numpy()
+    mask = read_mask(segmentation.folder("masks") / f"{image_id}.png")
+    wrong = ((mask != truth) & (truth < 255)).astype(np.float32)
+    return [image, viz.overlay_mask(image, mask), viz.overlay_mask(image, truth), wrong], overlap(mask, truth)
+
+
+rows = sorted((val_row(i) for i in val_ids[:150]), key=lambda row: -row[1])
+chosen = [rows[round(q * (len(rows) - 1))] for q in (0, 0.25, 0.5, 0.75, 1)]
+figure = viz.grid([row for row, _ in chosen], ["image", "segmentation", "true mask", "wrong pixels"], [f"IoU {100 * iou:.0f} %" for _, iou in chosen], size=1.2)
+viz.show(figure, "The val split from best to worst, at equal steps of the ranking. The right column shows wrong pixels bright.")
+
+# %% [markdown]
+# ## Measure 1: stage by stage
+#
+# One score a stage. Mind what each one is measured on: seeds and pseudo masks on **training** images, with the image's label
+# known; the segmentation on **val** images, without. The last bar may therefore be lower or higher than the one before it
+# and say nothing about progress. Compare a stage with the *same stage* of another run.
+
+# %% tags=["nbval-ignore-output"]
+seed_score, mask_score, val_score = cams.metrics["seed"], pseudo_masks.metrics["mask"], segmentation.metrics["mask"]
+way = {
+    "seed, fixed threshold (train)": seed_score["fixed"]["miou"],
+    "seed, best threshold (train)": seed_score["best"]["miou"],
+    "pseudo mask (train)": mask_score["miou"],
+    "segmentation (val)": val_score["miou"],
+}
+viz.show(viz.bars({name: 100 * v for name, v in way.items()}, "mIoU (%)", width=6.5), f"The stages of this run, {method} on {folder.name} data. The last bar is measured on other images.")
+print("classes in each mean:", len(seed_score["fixed"]["miou_classes"]), len(mask_score["miou_classes"]), len(val_score["miou_classes"]))
+
+# %% [markdown]
+# ## Measure 2: how much the best threshold flatters
+#
+# A seed needs a background threshold. The *fixed* one is a setting, chosen without pixel truth. The *best* one is read off the
+# sweep below, and the sweep is computed **with** true masks: the very thing that this setting claims not to have.
+
+# %% tags=["nbval-ignore-output"]
+sweep, fixed, best = seed_score["sweep"], seed_score["fixed"], seed_score["best"]
+percent = [np.nan if v is None else 100 * v for v in sweep["miou"]]
+viz.show(viz.sweep(sweep["threshold"], {method: percent}, fixed=fixed["threshold"]), "Seed mIoU over the threshold: the dot is chosen with true masks, the dotted line without.")
+print(f"fixed {fixed['threshold']:.2f}: {100 * fixed['miou']:.1f} %   best {best['threshold']:.2f}: {100 * best['miou']:.1f} %   gift {100 * (best['miou'] - fixed['miou']):.1f} points")
+
+# %% [markdown]
+# Is that *overfitting*? We test it: choose the threshold on one half of the images and use it on the other half.
+
+# %% tags=["nbval-ignore-output"]
+halves = [ThresholdSweep(folder.n_classes + 1) for _ in range(2)]
+for i, image_id in enumerate(seed_ids[:300]):
+    cam = localize.load_cam(cams.folder("cams") / f"{image_id}.npz", n_classes=folder.n_classes)
+    halves[i % 2].update(folder.mask(image_id), cam)
+classes = stages.scored_classes(run)
+for chosen_on, other in ((0, 1), (1, 0)):
+    threshold, own = halves[chosen_on].best(classes)
+    there = halves[other].at(threshold).miou(classes)
+    print(f"best threshold of half {chosen_on}: {threshold:.2f}, mIoU {100 * own:.1f} % there; half {other}: {100 * there:.1f} % with it, {100 * halves[other].best(classes)[1]:.1f} % with its own best")
+
+# %% [markdown]
+# The threshold carries over nearly unharmed: one number cannot overfit hundreds of images. The gift is **information**, not
+# overfitting. A few hundred true masks went into that one number, and someone who has only labels would not have them.
+#
+# It also hides differences. A method that moves all maps up or down looks no better at its own best threshold, and much better
+# or worse at a fixed one. So this kit reports both, always apart, and compares like with like.
+
+# %% [markdown]
+# ## Measure 3: class by class
+#
+# The mean over classes weighs each class the same. It can rise while a class is lost.
+
+# %% tags=["nbval-ignore-output"]
+names = val_score["miou_classes"] or mask_score["miou_classes"]
+by_class = pd.DataFrame({"seed": seed_score["fixed"]["iou"], "pseudo mask": mask_score["iou"], "segmentation (val)": val_score["iou"]}).loc[names].astype(float)
+figure, axis = plt.subplots(figsize=(7, 0.42 * len(names) + 1), layout="constrained")
+(100 * by_class).plot.barh(ax=axis, color=viz.COLORS[:3], width=0.8)
+axis.invert_yaxis()
+axis.set_xlabel("IoU (%)")
+axis.legend(frameon=False, fontsize=8)
+sns.despine(figure)
+viz.show(figure, "IoU of each class at three stages. Where is the dense CRF no help, and which class does the segmentation lose?")
+
+# %% tags=["nbval-ignore-output"]
+change = (100 * (by_class["pseudo mask"] - by_class["seed"])).sort_values()
+print(f"from seed to pseudo mask: mean {change.mean():+.1f} points, from {change.iloc[0]:+.1f} ({change.index[0]}) to {change.iloc[-1]:+.1f} ({change.index[-1]})")
+
+# %% [markdown]
+# ## Measure 4: the groups that an average hides
+#
+# An image **agrees** with the context bias if an object stands on its own context. Most training images do. If a method works only
+# there, its average is still fine, and the day the boat lies on a trailer it fails. The **worst group** says so.
+#
+# This table needs to know contexts, so it exists for toy scenes only. For photographs one can form groups as well: by
+# size of the object, by number of classes, by camera.
+
+# %% tags=["nbval-ignore-output"]
+if "groups" in mask_score:
+    groups = 100 * pd.DataFrame({"seed": seed_score["groups"], "pseudo mask": mask_score["groups"], "segmentation (val)": val_score["groups"]}).T
+    figure, axis = plt.subplots(figsize=(6.5, 2.6), layout="constrained")
+    groups.plot.barh(ax=axis, color=viz.COLORS[:2], width=0.7)
+    axis.invert_yaxis()
+    axis.set_xlabel("mIoU (%)")
+    axis.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+    sns.despine(figure)
+    viz.show(figure, "mIoU of images that agree with the context bias and of those that do not, at each stage.")
+    for stage, row in groups.iterrows():
+        print(f"{stage:20s} worst group: {row.idxmin()}, {row.max() - row.min():.1f} points below the other")
+else:
+    print("These images do not say on which context their objects stand; toy scenes do.")
+
+# %% [markdown]
+# How many images are in each group decides how much the average can hide:
+
+# %% tags=["nbval-ignore-output"]
+if "groups" in mask_score:
+    for split, ids in (("train", seed_ids), ("val", val_ids)):
+        print(f"{split}: {np.mean([folder.context[i].agrees for i in ids]):.0%} of {len(ids)} images agree")
+
+# %% [markdown]
+# ## What papers print
+#
+# `wsss_lib/paper_results.csv` holds what the five papers of this course print: each number with the table that it stands in.
+# They were copied, not reproduced.
+
+# %%
+paper = results.paper(metric="mIoU", dataset="voc12")
+paper.groupby("paper")[["value"]].count().rename(columns={"value": "numbers on VOC 2012"})
+
+# %% [markdown]
+# A method is built on a *host*: CDA on PSA, on IRN, on SEAM. So the fair comparison within a paper is the host with and without the
+# method, at the same stage. `printed` finds such a number.
+
+
+# %%
+def printed(paper_name, host, method_name, stage, split):
+    """The first number that a paper prints as its own result for this host, method and stage; nan if there is none."""
+    rows = paper.query("paper == @paper_name and host == @host and method == @method_name and stage == @stage and split == @split")
+    rows = rows[rows["kind"] == "main"] if (rows["kind"] == "main").any() else rows[rows["variant"].str.contains("loss=")]
+    numbers = rows["value"].tolist()
+    return (numbers[-1] if paper_name == "cpn" else numbers[0]) if numbers else np.nan
+
+
+where = {"seed (train)": ("seed", "train"), "pseudo mask (train)": ("pseudo_mask", "train"), "segmentation (val)": ("segmentation", "val")}
+hosts = {"cda": ["psa", "irn", "seam"], "csd": ["irn", "mctformer"], "cpn": ["cam"], "deft": ["psa", "irn", "amn"], "ws_fcn": ["ssss"]}
+pairs = pd.DataFrame(
+    [
+        {"method": f"{name.upper().replace('_', '-')} on {host.upper()}", "stage": title, "without": printed(name, host, "baseline", *at), "with": printed(name, host, name, *at)}
+        for name, of_method in hosts.items()
+        for host in of_method
+        for title, at in where.items()
+    ]
+)
+print(len(pairs), "places,", int(pairs[["without", "with"]].notna().all(axis=1).sum()), "of them with both numbers")
+
+# %%
+figure, axes = plt.subplots(1, 3, figsize=(10, 3.4), layout="constrained", sharey=True)
+for axis, (title, group) in zip(axes, pairs.groupby("stage", sort=False), strict=True):
+    for row, (_, line) in enumerate(group.iterrows()):
+        axis.plot([line["without"], line["with"]], [row, row], color="grey", linewidth=2, zorder=0)
+    axis.scatter(group["without"], range(len(group)), color=viz.COLORS[0], label="host alone", s=28)
+    axis.scatter(group["with"], range(len(group)), color=viz.COLORS[1], marker="s", label="with the method", s=28)
+    axis.set(title=title, xlabel="mIoU (%), as printed", yticks=range(len(group)), yticklabels=group["method"])
+axes[0].invert_yaxis()
+axes[0].legend(frameon=False, fontsize=8, loc="lower right")
+sns.despine(figure)
+viz.show(figure, "What the papers print on VOC 2012, host without and with the method. No spread over seeds is printed by any of them.")
+
+# %% [markdown]
+# The same as gains. Only numbers of one paper, one host and one stage are subtracted from each other:
+
+# %%
+pairs["gain"] = pairs["with"] - pairs["without"]
+pairs.pivot(index="method", columns="stage", values="gain")[list(where)].reindex(pairs["method"].unique()).round(1)
+
+# %% [markdown]
+# Three things to see:
+#
+# - **Gains do not travel at a fixed price.** CDA on SEAM brings 3.0 points to the seed and 1.6 to the segmentation, DEFT on IRN
+#   4.0 and 5.6. The last stage has its own network and its own post-processing, and these differ from paper to paper.
+# - **The better the host, the smaller the gain**, by and large. A method that is strong on a weak host may be superfluous on a
+#   strong one.
+# - **Many places are empty.** CPN prints no segmentation of its own host, so nothing can be subtracted there.
+
+# %% [markdown]
+# ### One system, several numbers
+#
+# Papers quote each other's baselines, or run them again. How well do they agree on the *same* system at the same stage?
+
+# %%
+same = paper[(paper["method"] == "baseline") & (paper["variant"] == "")]
+agreement = same.groupby(["host", "stage", "split"])["value"].agg(["min", "max", "nunique"]).reset_index()
+differing = agreement[agreement["max"] > agreement["min"]]
+figure, axis = plt.subplots(figsize=(7, 2.2), layout="constrained")
+marks = {name: mark for name, mark in zip(hosts, "osD^v", strict=True)}
+for row, (_, line) in enumerate(differing.iterrows()):
+    shown = same[(same["host"] == line["host"]) & (same["stage"] == line["stage"]) & (same["split"] == line["split"])].drop_duplicates("paper")
+    axis.plot([line["min"], line["max"]], [row, row], color="grey", zorder=0)
+    for _, number in shown.iterrows():
+        k = list(hosts).index(number["paper"])
+        axis.scatter(number["value"], row, marker=marks[number["paper"]], color=viz.COLORS[k], s=40)
+    axis.text(line["max"] + 0.25, row, f"{line['max'] - line['min']:.1f} points apart", va="center", fontsize=8)
+handles = [plt.Line2D([], [], marker=m, color=viz.COLORS[k], linestyle="", label=name) for k, (name, m) in enumerate(list(marks.items())[:4])]
+axis.legend(handles=handles, frameon=False, fontsize=8, title="printed by", loc="center left", bbox_to_anchor=(1, 0.5))
+labels = [f"{h.upper()}, {s.replace('_', ' ')}" for h, s in zip(differing["host"], differing["stage"], strict=True)]
+axis.set(yticks=range(len(differing)), yticklabels=labels, xlim=(59, 73), ylim=(len(differing) - 0.5, -0.5), xlabel="mIoU (%)")
+sns.despine(figure)
+viz.show(figure, "Where papers print different numbers for the same system and stage on VOC 2012. The gaps are as large as many gains.")
+
+# %% [markdown]
+# These gaps are a free measurement of what a re-run, another seed or another post-processing does: up to two points. A gain of 1.5
+# points over a baseline *of another paper* is within them.
+#
+# Seeds and segmentations agree to the digit, since there everyone quotes the same source. That is agreement of copies,
+# not of experiments.
+
+# %% [markdown]
+# ### What is compared with what?
+#
+# A long table of "state of the art" puts side by side what was trained with other supervision and other networks. The next figure takes
+# all test scores of VOC 2012 that the five papers list, by backbone and by supervision: **I** image-level labels, **I+S** with
+# saliency maps from a network that was trained with pixel masks, **F** full masks.
+
+# %%
+listed = paper.query("stage == 'segmentation' and split == 'test' and supervision in ['I', 'I+S', 'F']")
+listed = listed.assign(backbone=listed["backbone"].str.replace("WideResNet", "ResNet")).drop_duplicates(["host", "method", "variant", "value"])
+order = ["VGG-16", "ResNet-38", "ResNet-50", "ResNet-101"]
+kinds = {"I": "o", "I+S": "s", "F": "^"}
+figure, axis = plt.subplots(figsize=(7, 2.7), layout="constrained")
+for k, (kind, mark) in enumerate(kinds.items()):
+    rows = listed[listed["supervision"].eq(kind) & listed["backbone"].isin(order)]
+    places = [order.index(b) + 0.2 * (k - 1) for b in rows["backbone"]]
+    axis.scatter(rows["value"], places, marker=mark, color=viz.COLORS[k], s=28, alpha=0.8, label=kind)
+axis.set(yticks=range(4), yticklabels=order, xlabel="VOC 2012 test mIoU (%), as printed", ylim=(3.5, -0.5))
+axis.legend(frameon=False, fontsize=8, title="supervision")
+sns.despine(figure)
+viz.show(figure, "Test scores listed by the five papers. Backbone and supervision explain more of the spread than most methods do.")
+
+# %% [markdown]
+# Fair is a comparison in which **one thing differs**. So ask of two numbers: the same backbone? The same supervision (no
+# saliency, no extra data)? The same split, the same labels at test time, the same post-processing? If two things differ, the number
+# belongs to both, and nobody knows how to divide it.
+#
+# ### Labels at test time
+#
+# One case is worth a figure. WS-FCN prints its val score four times: with and without a dense CRF, and with and without the *true*
+# image-level labels of the val images, which rule out every class that is not there.
+
+# %%
+ids = {
+    "host (SSSS)": "ws_fcn-t4-ssss-baseline-val",
+    "WS-FCN": "ws_fcn-t4-ssss-ws_fcn-val",
+    "WS-FCN, dense CRF": "ws_fcn-t4-ssss-ws_fcn-crf-val",
+    "WS-FCN, true labels": "ws_fcn-t4-ssss-ws_fcn-gt-val",
+    "WS-FCN, both": "ws_fcn-t4-ssss-ws_fcn-gt-crf-val",
+}
+values = {name: results.paper(id=i)["value"].item() for name, i in ids.items()}
+viz.show(viz.bars(values, "VOC 2012 val mIoU (%), as printed", width=6), "Knowing the labels of the test images is worth more than the method is. The abstract prints the last bar.")
+print(f"the method: {values['WS-FCN'] - values['host (SSSS)']:+.2f}   the labels: {values['WS-FCN, true labels'] - values['WS-FCN']:+.2f}")
+
+# %% [markdown]
+# ### Things to look for in a paper
+#
+# From our reading of these five papers and their code:
+#
+# | what | where seen | what this kit does |
+# |---|---|---|
+# | the threshold is tuned on the set that is reported | seeds: SEAM and CPN sweep, IRN and CDA do not | both numbers, always apart; never a sweep on val |
+# | a background score chosen on val, then reported on val | WS-FCN's code, for masks without CRF | all settings of a profile are fixed beforehand |
+# | true labels at test time | the headline of WS-FCN | the segmentation stage never sees a label |
+# | train (1,464 images) or train_aug (10,582)? | learnt on train_aug, seeds scored on train; not always said | `train_split` and `seed_split` are two settings |
+# | one run a number | all five | mean ± standard deviation over seeds |
+# | text and code differ | CPN hides 39 % of the patches, not 50 %; CDA's best variant does not rescale as written | differences are switches with a name |
+# | the optimiser is not what it is called | IRN's family passes weight decay into the place of momentum | true momentum; `paper` repeats the published value |
+# | a row mixes two systems | CSD lists SEAM's seeds beside CDA's segmentation | numbers with their table in one file |
+#
+# None of this makes the ideas wrong. It makes their *size* unknown.
+
+# %% [markdown]
+# ## Measure 5: paper · here
+#
+# Two columns, never one. The papers' numbers are for VOC 2012 and a large network; ours are for the data and the network of this
+# run. Only with `profile = "paper"` do they answer the same question.
+
+# %% tags=["nbval-ignore-output"]
+host, name = ("irn", "baseline") if method == "cam" else (next((h for h in hosts.get(method, ["irn"]) if h == "irn"), hosts.get(method, ["irn"])[0]), method)
+source = "cda" if method == "cam" else method
+in_paper = [printed(source, host, name, *at) for at in where.values()]
+column_paper, column_here = f"paper: VOC 2012, {name} on {host.upper()} (%)", f"here: {folder.name}, {settings.backbone.name}, {profile} (%)"
+here = [seed_score["fixed"]["miou"], mask_score["miou"], val_score["miou"]]
+pd.DataFrame({column_paper: in_paper, column_here: [f"{100 * v:.1f}" for v in here]}, index=list(where))
+
+# %% [markdown]
+# The first row is the seed at a *fixed* threshold on both sides: IRN and CDA take 0.15 for all images, this run takes the
+# threshold of its profile.
+#
+# ## A checklist
+#
+# Before you write "A is better than B":
+#
+# 1. **Same data**, same split, same labels at test time.
+# 2. **Same budget**: steps, image size, scales at test time. If A trains on three times the data, so must B.
+# 3. **Same rule for thresholds**, chosen before the result was seen.
+# 4. **Several seeds**, the same ones for both; report mean ± standard deviation and the interval of the paired difference.
+# 5. **All stages**: a gain at the seed that is gone at the segmentation is no gain.
+# 6. **Classes and groups** beside the mean, the worst group above all.
+# 7. **The command** that makes the number.
+
+# %% [markdown]
+# ## Exercises
+#
+# 1. **More seeds.** Run `wsss run all -p seed=1` and `-p seed=2`, then this notebook again. What does the ± in the table of runs
+#    say about the first decimal of a score?
+# 2. **Your own comparison.** Run the same three seeds with `--set dense_crf.alpha=2.0`. Take both pipelines' scores out of
+#    `runs.collect(run.root)`, seed by seed, and give them to `paired_interval`. Is the difference shown? (The next cell
+#    prints what `collect` gives.)
+# 3. **Luck.** In the dial figure set the true gain to 0 and three seeds. Go through all values of `luck`. In how many of the 21
+#    cases would you have claimed a gain or a loss? How many do you expect?
+
+# %% tags=["nbval-ignore-output"]
+found = [r for r in runs.collect(run.root) if r["dataset"] == folder.name and r["profile"] == profile and r["stage"] == "pseudo_masks"]
+for r in found:
+    print(r["pipeline"], "seed", r["seed"], f"{100 * r['metrics']['mask']['miou']:.1f}")
+
+# %% [markdown]
+# ## Questions
+#
+# <details><summary><b>1.</b> Method A: 46.5 ± 1.0 over three seeds, B: 45.0 ± 1.0. Is A better?</summary>
+# It cannot be said from these numbers. If the seeds are the same, look at the three differences: they may be 1.5, 1.5, 1.5 or
+# 3.6, -0.6, 1.5. The first shows a gain, the second does not.
+# </details>
+#
+# <details><summary><b>2.</b> A paper reports the seed of the baseline at a fixed threshold and its own at the best one. What has it
+# shown?</summary>
+# Nothing about the method: its own number includes the gift of the threshold, which you have seen above for plain CAM.
+# </details>
+#
+# <details><summary><b>3.</b> The mean over all images rises by a point, and the worst group falls by three. Which one do you
+# report?</summary>
+# Both. Who uses the method wants to know where it fails, and a mean over mostly easy images cannot say it.
+# </details>
+
+# %% [markdown]
+# ## Take-aways
+#
+# - A difference counts against the spread of its seeds; pair the runs by seed and give the interval.
+# - The best threshold is a gift of information from the true masks. Report it apart, or not at all.
+# - Stages, classes and groups say *where* a method gains. The mean says only whether.
+# - Papers' numbers differ in backbone, supervision, labels at test time and thresholds. Subtract only what differs in one thing.
+# - Ours and theirs never stand in one column.
+
+# %% [markdown]
+# ## References
+#
+# - X. Bouthillier et al. *Accounting for Variance in Machine Learning Benchmarks.* MLSys 2021.
+# - Student (W. S. Gosset). *The Probable Error of a Mean.* Biometrika 1908.
+# - S. Sagawa, P. W. Koh, T. Hashimoto, P. Liang. *Distributionally Robust Neural Networks for Group Shifts.* ICLR 2020. On worst
+#   groups.
+# - Y. Su, R. Sun, G. Lin, Q. Wu. *Context Decoupling Augmentation for Weakly Supervised Semantic Segmentation* (CDA). ICCV 2021.
+# - F. Zhang, C. Gu, C. Zhang, Y. Dai. *Complementary Patch for Weakly Supervised Semantic Segmentation* (CPN). ICCV 2021.
+# - Back to the start: [00 Start](00_start.ipynb).
