@@ -56,5 +56,5 @@ give data_root=FOLDER
 def _folder_name(scenes: toy.ToyScenes) -> str:
     return (
         f"{scenes.n_train}+{scenes.n_val}-{scenes.size}px-context{scenes.context_bias:g}"
-        f"-pair{scenes.pair_bias:g}-part{scenes.part_contrast:g}-seed{scenes.seed}"
+        f"-pair{scenes.pair_bias:g}-part{scenes.part_contrast:g}-seed{scenes.seed}-drawing{toy.DRAWING}"
     )

@@ -1,12 +1,12 @@
 """Toy scenes: small drawn pictures with three dials for the failures that weak supervision suffers from.
 
-The one idea: in a drawing the cause of a failure can be turned up and down. Six objects, each with a body of any
-colour and one small, very telling part, stand on six contexts. `context_bias` ties objects to contexts, so a
-classifier may look at the context instead (CDA, DEFT); `pair_bias` ties classes to one another, so it may look at the
-partner (CSD); `part_contrast` makes the small part stand out, so it need not look at the rest of the object (CPN).
+The one idea: in a drawing, the cause of a failure can be turned up and down. Six objects, each with a body of
+any colour and one small, very telling part, stand on six contexts. `context_bias` ties objects to contexts: a
+classifier may look at the context instead (CDA, DEFT). `pair_bias` ties classes to one another: it may look
+at the partner (CSD). `part_contrast` makes the small part stand out: it need not look any further (CPN).
 
-Scene `i` of a split is a function of (seed, split, i) and of the dials, never of the number of scenes. Its random
-numbers are drawn in one fixed order, the context's last: turning a dial changes only what that dial is about.
+Scene `i` of a split is a function of (seed, split, i) and the dials, never of the number of scenes. Its
+random numbers are drawn in one order, the context's last: a dial changes only what that dial is about.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ from wsss_lib.errors import WsssError
 CLASSES = ("aeroplane", "boat", "sheep", "train", "car", "sofa")
 CONTEXTS = ("sky", "water", "grass", "rails", "road", "room")
 OWN_CONTEXT = dict(zip(CLASSES, CONTEXTS, strict=True))
-PARTNER = {"aeroplane": "boat", "boat": "aeroplane", "sheep": "sofa", "sofa": "sheep", "train": "car", "car": "train"}
+PARTNER = dict(zip(CLASSES, ("boat", "aeroplane", "sofa", "car", "train", "sheep"), strict=True))
 SPLITS = ("train", "val")
-DRAWING = 1  # raise it when the same dials give other pixels: folders drawn before are then refused, not reused
+DRAWING = 2  # raise it when the same dials give other pixels: older folders are then refused, not reused
 SUPERSAMPLING = 4
 
 
@@ -43,15 +43,15 @@ class ToyScenes:
 
     In the train split, with `b` = context_bias and `p` = pair_bias:
 
-    - the first object's class is uniform over the six; the scene's context is the first object's own one with
-      probability ``b + (1 - b) / 6`` and each other one with ``(1 - b) / 6``;
-    - a second object of another class joins with probability ``p``; it is the first one's `PARTNER` with probability
-      ``(1 + p) / 2``, and each of the other four classes with ``(1 - p) / 8``;
+    - the first object's class is uniform over the six; the scene's context is that object's own with
+      probability ``b + (1 - b) / 6``, and each other one with ``(1 - b) / 6``;
+    - a second object of another class joins with probability ``p``: the first one's `PARTNER` with
+      ``(1 + p) / 2``, each of the other four classes with ``(1 - p) / 8``;
     - a scene *agrees* when its context is the own context of one of its objects:
       ``b + (1 - b) (1 + p) / 6`` of the scenes do.
 
-    The val split shows what was learnt instead of what is frequent: two objects are as frequent as in train, but
-    contexts and second classes are uniform (``b = 0``, and each second class has probability 1/5).
+    The val split shows what was learnt, not what is frequent: two objects are as frequent as in train, but
+    contexts and second classes are uniform (``b = 0``, and 1/5 for each second class).
 
     Parameters
     ----------
@@ -64,7 +64,8 @@ class ToyScenes:
     pair_bias : float
         In [0, 1]: 0 one object a scene, 1 always two partners.
     part_contrast : float
-        In [0, 1]: 0 the telling part has the body's colour, 1 its own.
+        In [0, 1]: 0 the telling part has the body's colour; 1 it is 30 to 100 % on the way to its own,
+        another share for each object, so some objects are hard to tell without their context.
     seed : int
         0 or more.
 
@@ -83,22 +84,25 @@ class ToyScenes:
     n_val: int = 200
     size: int = 64
     context_bias: float = 0.7
-    pair_bias: float = 0.5
+    pair_bias: float = 0.4
     part_contrast: float = 1.0
     seed: int = 0
 
     def __post_init__(self):
         for dial in ("context_bias", "pair_bias", "part_contrast"):
-            if not 0 <= getattr(self, dial) <= 1:
-                raise WsssError(f"{dial}={getattr(self, dial)}: give a number from 0 to 1")
-        for name, low, high in (("n_train", 1, 99999), ("n_val", 1, 99999), ("size", 32, 512), ("seed", 0, 2**63)):
+            value = getattr(self, dial)
+            if not isinstance(value, int | float) or not 0 <= value <= 1:
+                raise WsssError(f"{dial}={value}: give a number from 0 to 1")
+            object.__setattr__(self, dial, float(value))  # 1 and 1.0 are to give the same scenes.json
+        ranges = {"n_train": (1, 99999), "n_val": (1, 99999), "size": (32, 512), "seed": (0, 2**63)}
+        for name, (low, high) in ranges.items():
             value = getattr(self, name)
-            if value != int(value) or not low <= value <= high:
+            if not isinstance(value, int) or not low <= value <= high:
                 raise WsssError(f"{name}={value}: give a whole number from {low} to {high}")
 
 
 class Scene(NamedTuple):
-    """A drawn scene: image (H,W,3) uint8, mask (H,W) uint8 (0 background, k the k-th class), names, agreement.
+    """A drawn scene: image (H,W,3) uint8, mask (H,W) uint8 (0 background, k the k-th class), and its labels.
 
     Examples
     --------
@@ -113,8 +117,7 @@ class Scene(NamedTuple):
     agrees: bool
 
 
-# Shapes live in a square of -1..1 (x right, y down) and look to the right. All are polygons, so that one rotation
-# serves all.
+# Shapes live in a square of -1..1 (x right, y down) and look to the right; all are polygons, to rotate alike.
 
 
 def _ellipse(x, y, rx, ry, corners=20):
@@ -143,27 +146,27 @@ _SHAPES = {
     ),
     "boat": _Shape(
         body=[[(-1, 0.3), (1, 0.3), (0.62, 0.8), (-0.7, 0.8)], _box(-0.12, -0.95, -0.02, 0.4)],
-        light=[[(0.06, -0.8), (0.75, 0.18), (0.06, 0.18)], [(-0.2, -0.4), (-0.65, 0.18), (-0.2, 0.18)]],
-        part=[[(-0.12, -1), (-0.68, -0.76), (-0.12, -0.52)]],
-        colour=(255, 215, 40),
+        light=[[(-0.18, -0.55), (-0.7, 0.18), (-0.18, 0.18)]],
+        part=[[(0.04, -0.95), (0.75, 0.18), (0.04, 0.18)]],
+        colour=(255, 255, 255),
     ),
     "sheep": _Shape(
-        body=[_ellipse(-0.15, -0.05, 0.72, 0.46), _ellipse(-0.6, -0.2, 0.3, 0.3), _ellipse(-0.15, -0.35, 0.35, 0.3),
-              _ellipse(0.3, -0.22, 0.3, 0.3), _box(-0.65, 0.2, -0.45, 0.8), _box(-0.3, 0.3, -0.12, 0.8),
-              _box(0.02, 0.3, 0.2, 0.8), _box(0.3, 0.2, 0.48, 0.8)],
+        body=[_ellipse(-0.15, -0.05, 0.72, 0.46), _ellipse(-0.6, -0.2, 0.3, 0.3),
+              _ellipse(-0.15, -0.35, 0.35, 0.3), _ellipse(0.3, -0.22, 0.3, 0.3), _box(-0.65, 0.2, -0.45, 0.8),
+              _box(-0.3, 0.3, -0.12, 0.8), _box(0.02, 0.3, 0.2, 0.8), _box(0.3, 0.2, 0.48, 0.8)],
         light=[_ellipse(-0.45, -0.15, 0.16, 0.1), _ellipse(0.05, -0.3, 0.16, 0.1)],
         part=[_ellipse(0.74, -0.3, 0.26, 0.3)],
         colour=(25, 20, 25),
     ),
     "train": _Shape(
         body=[[(-1, -0.5), (0.45, -0.5), (0.8, -0.25), (1, 0.25), (1, 0.5), (-1, 0.5)]],
-        light=[_box(-1, 0.2, 1, 0.32)],
-        part=[_box(-0.82, -0.3, -0.5, 0.06), _box(-0.34, -0.3, -0.02, 0.06), _box(0.14, -0.3, 0.46, 0.06)],
-        colour=(140, 235, 255),
+        light=[_box(-0.86, -0.3, -0.56, 0.02), _box(-0.42, -0.3, -0.12, 0.02), _box(0.02, -0.3, 0.32, 0.02)],
+        part=[[(0.45, -0.5), (0.8, -0.25), (1, 0.25), (1, 0.5), (0.62, 0.5)]],
+        colour=(255, 215, 30),
     ),
     "car": _Shape(
-        body=[[(-1, 0.38), (-0.95, -0.02), (-0.62, -0.1), (-0.35, -0.5), (0.35, -0.5), (0.62, -0.08), (0.97, 0.05),
-               (1, 0.38)]],
+        body=[[(-1, 0.38), (-0.95, -0.02), (-0.62, -0.1), (-0.35, -0.5), (0.35, -0.5), (0.62, -0.08),
+               (0.97, 0.05), (1, 0.38)]],
         light=[[(-0.45, -0.1), (-0.27, -0.4), (-0.02, -0.4), (-0.02, -0.1)],
                [(0.08, -0.1), (0.08, -0.4), (0.28, -0.4), (0.46, -0.1)]],
         part=[_ellipse(-0.55, 0.38, 0.24, 0.24), _ellipse(0.55, 0.38, 0.24, 0.24)],
@@ -180,7 +183,7 @@ _SHAPES = {
 
 
 def _noise(rng, x, y, cells):
-    """Smooth noise in 0..1: a random grid of `cells` cells a side, bilinearly interpolated at x, y in 0..1."""
+    """Smooth noise in 0..1: a random grid of `cells` cells a side, bilinearly read at x, y in 0..1."""
     grid = rng.random((cells + 1, cells + 1))
     j, i = (np.minimum((v * cells).astype(int), cells - 1) for v in (x, y))
     u, v = x * cells - j, y * cells - i
@@ -257,28 +260,30 @@ def _cover(polygons, size):
 
 
 def _paint_object(image, mask, name, place, numbers, texture, part_contrast):
-    """Draw one object into image (H,W,3) and mask (H,W), in place; `numbers` are eight in 0..1."""
+    """Draw one object into image (H,W,3) and mask (H,W), in place; `numbers` are seven in 0..1."""
     x0, y0, half = place
-    angle, mirror, squeeze, *paint = numbers
+    angle, mirror, squeeze, *rgb, fading = numbers
     turn = math.radians(24 * (angle - 0.5))
     cos, sin = math.cos(turn), math.sin(turn)
     sx, sy = half * (1 if mirror < 0.5 else -1), half * (0.85 + 0.3 * squeeze)
 
     def placed(polygons):
-        return [[(x0 + x * sx * cos - y * sy * sin, y0 + x * sx * sin + y * sy * cos) for x, y in p] for p in polygons]
+        corners = [[(x * sx, y * sy) for x, y in polygon] for polygon in polygons]
+        return [[(x0 + x * cos - y * sin, y0 + x * sin + y * cos) for x, y in polygon] for polygon in corners]
 
     shape, size = _SHAPES[name], len(mask)
-    body = 40 + 190 * np.array(paint[:3])
+    body = 40 + 190 * np.array(rgb)
+    telling = part_contrast * (0.3 + 0.7 * fading)
+    part = body + telling * (np.array(shape.colour) - body)
     shade = 1.1 - 0.3 * np.linspace(0, 1, size)[:, None, None] + 0.08 * (texture[..., None] - 0.5)
-    tell = (1 - part_contrast) * body + part_contrast * np.array(shape.colour)
-    for polygons, colour in ((shape.body, body), (shape.light, 0.6 * body + 90), (shape.part, tell)):
+    for polygons, colour in ((shape.body, body), (shape.light, 0.6 * body + 90), (shape.part, part)):
         cover = _cover(placed(polygons), size)
         image += cover[..., None] * (np.clip(colour * shade, 0, 255) - image)
         mask[cover >= 0.5] = CLASSES.index(name) + 1
 
 
 def draw_scene(scenes: ToyScenes, index: int, split: str = "train") -> Scene:
-    """Draw scene `index` of a split; with one dial turned, the same scene differs only in what the dial is about.
+    """Draw scene `index` of a split; turn a dial, and the same scene changes only in what the dial is about.
 
     Parameters
     ----------
@@ -319,7 +324,7 @@ def draw_scene(scenes: ToyScenes, index: int, split: str = "train") -> Scene:
     labels = (first, second) if pair < scenes.pair_bias else (first,)
     context = OWN_CONTEXT[first] if own < context_bias else CONTEXTS[int(6 * any_context)]
 
-    size, objects = scenes.size, rng.random((2, 11))
+    size, objects = scenes.size, rng.random((2, 10))
     textures = rng.random((2, size, size))
     grain = rng.random((size, size))
     y, x = np.mgrid[:size, :size] / size
@@ -328,10 +333,10 @@ def draw_scene(scenes: ToyScenes, index: int, split: str = "train") -> Scene:
     for k, (name, texture) in enumerate(zip(labels, textures, strict=False)):
         across, down, scale, *numbers = objects[k]
         if len(labels) == 1:
-            half = size * (0.26 + 0.16 * scale)
+            half = size * (0.3 + 0.16 * scale)
             x0 = half + across * (size - 2 * half)
         else:  # side by side
-            half = size * (0.2 + 0.07 * scale)
+            half = size * (0.21 + 0.09 * scale)
             x0 = size * (0.22 + 0.1 * across)
             x0 = x0 if (side < 0.5) == (k == 0) else size - x0
         y0 = 0.75 * half + down * (size - 1.5 * half)
@@ -343,8 +348,8 @@ def draw_scene(scenes: ToyScenes, index: int, split: str = "train") -> Scene:
 def generate(out: str | Path, scenes: ToyScenes, progress: bool = False) -> Path:
     """Write all scenes as a folder in VOC layout, whole or not at all.
 
-    A complete folder that the same `scenes` wrote is reused. `labels.csv` holds image_id, classes (names separated by
-    spaces, first object first), context, and agrees (1 or 0); `scenes.json` holds the dials.
+    A complete folder that the same `scenes` wrote is reused. `labels.csv` holds image_id, classes (names
+    separated by spaces, first object first), context, agrees (1 or 0); `scenes.json` holds the dials.
 
     Parameters
     ----------
@@ -402,14 +407,14 @@ def _is_written(out, scenes):
         drawn = [len(list((out / name).glob("*.*"))) for name in ("JPEGImages", "SegmentationClass")]
         if drawn == [scenes.n_train + scenes.n_val] * 2:
             return True
-    raise WsssError(f"{out} exists and holds something else than these scenes: give another folder, or delete it")
+    raise WsssError(f"{out}: holds something else than these scenes; give another folder, or delete it")
 
 
 def _write(root, scenes, progress):
     for name in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"):
         (root / name).mkdir(parents=True)
     colours = palette().tobytes()
-    todo = [(split, i) for split, n in zip(SPLITS, (scenes.n_train, scenes.n_val), strict=True) for i in range(n)]
+    todo = [(split, i) for split in SPLITS for i in range(getattr(scenes, f"n_{split}"))]
     rows, ids = [], {split: [] for split in SPLITS}
     for split, index in tqdm(todo, desc="toy scenes", unit="scene", disable=not progress):
         scene, image_id = draw_scene(scenes, index, split), f"{split}_{index:05d}"

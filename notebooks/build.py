@@ -56,9 +56,7 @@ def sources(src: Path, only: Iterable[str] = ()) -> list[Path]:
     for name in only:
         match = [p for p in found if name in (p.stem, p.stem[:2])]
         if not match:
-            raise BuildError(
-                f"{name}: no such source; there are {', '.join(p.stem for p in found) or 'none'}"
-            )
+            raise BuildError(f"{name}: no such source; there are {', '.join(p.stem for p in found) or 'none'}")
         chosen += match
     return chosen
 
@@ -104,14 +102,19 @@ def execute(notebook: nbformat.NotebookNode, name: str, folder: Path, runs: Path
         client.execute(env=env)
     except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
         number, cell = _failed_cell(notebook)
-        WORK.mkdir(parents=True, exist_ok=True)
-        nbformat.write(notebook, WORK / f"{name}.failed.ipynb")
         reason = getattr(error, "evalue", "") or str(error).strip().splitlines()[-1]
         raise BuildError(
             f"{name}: cell {number} failed ({cell.source.strip().splitlines()[0]!r}):"
             f" {getattr(error, 'ename', type(error).__name__)}: {reason};"
-            f" see build/notebooks/{name}.failed.ipynb"
+            f" {_keep_failed(notebook, name)}"
         ) from None
+
+
+def _keep_failed(notebook, name: str) -> str:
+    """What was executed, kept where it can be looked at; returns where that is."""
+    WORK.mkdir(parents=True, exist_ok=True)
+    nbformat.write(notebook, WORK / f"{name}.failed.ipynb")
+    return f"see build/notebooks/{name}.failed.ipynb"
 
 
 def _failed_cell(notebook) -> tuple[int, nbformat.NotebookNode]:
@@ -128,18 +131,20 @@ def tidy(notebook: nbformat.NotebookNode, name: str) -> None:
     notebook.metadata = nbformat.from_dict(METADATA)
     if widgets:
         notebook.metadata["widgets"] = widgets
+    faults = []
     for number, cell in enumerate(notebook.cells, 1):
         for key in ("execution", "papermill", "ExecuteTime"):
             cell.metadata.pop(key, None)
         if cell.cell_type != "code":
             continue
         cell.outputs = [kept for output in cell.outputs if (kept := _tidy_output(output))]
-        for text in texts(cell):
-            if found := machine_text(text):
-                raise BuildError(
-                    f"{name}: cell {number} shows {found!r}, which names this machine;"
-                    " show a path relative to the project, or nothing"
-                )
+        lines = (line for text in texts(cell) for line in text.splitlines())
+        faults += [f"cell {number} shows {line.strip()[:200]!r}" for line in lines if machine_text(line)]
+    if faults:
+        raise BuildError(
+            f"{name}: {'; '.join(faults)}: this names the machine;"
+            f" show a path relative to the project, or nothing; {_keep_failed(notebook, name)}"
+        )
     _name_models_by_order(notebook, name)
 
 
@@ -232,9 +237,7 @@ def differences(src: Path, out: Path, only: Iterable[str] = ()) -> list[str]:
             found.append(f"{path.stem}: not executed")
     if not only:
         stems = {path.stem for path in chosen}
-        found += [
-            f"{p.stem}: no source src/{p.stem}.py" for p in sorted(out.glob("*.ipynb")) if p.stem not in stems
-        ]
+        found += [f"{p.stem}: no source src/{p.stem}.py" for p in sorted(out.glob("*.ipynb")) if p.stem not in stems]
     return found
 
 
@@ -270,12 +273,8 @@ def main(argv: list[str] | None = None) -> int:
     """Command line; 0 if all went well, 1 with a line for each fault."""
     parser = argparse.ArgumentParser(prog="build.py", description=__doc__.splitlines()[0])
     parser.add_argument("--check", action="store_true", help="only compare sources and notebooks")
-    parser.add_argument(
-        "--only", nargs="+", default=[], metavar="NAME", help="these notebooks (01_cam or 01)"
-    )
-    parser.add_argument(
-        "--timeout", type=int, default=600, metavar="S", help="seconds that one cell may take"
-    )
+    parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="these notebooks (01_cam or 01)")
+    parser.add_argument("--timeout", type=int, default=600, metavar="S", help="seconds that one cell may take")
     parser.add_argument("--src", type=Path, default=NOTEBOOKS / "src", help="folder of the sources")
     parser.add_argument("--out", type=Path, default=NOTEBOOKS, help="folder of the notebooks")
     parser.add_argument("--runs", type=Path, default=WORK / "runs", help="folder of the runs")
@@ -285,15 +284,20 @@ def main(argv: list[str] | None = None) -> int:
             found = differences(args.src, args.out, args.only)
             print("\n".join(found) or "sources and notebooks are in step")
             return bool(found)
-        if not args.only:
-            shutil.rmtree(args.runs, ignore_errors=True)
-        for path in sources(args.src, args.only):
-            print(f"{path.stem} ...", end="\r", flush=True)
-            print(build(path, args.out.resolve(), args.runs.resolve(), args.timeout), flush=True)
+        chosen = sources(args.src, args.only)
     except BuildError as error:
         print(error, file=sys.stderr)
         return 1
-    return 0
+    if not args.only:
+        shutil.rmtree(args.runs, ignore_errors=True)
+    failed = 0
+    for path in chosen:
+        try:
+            print(build(path, args.out.resolve(), args.runs.resolve(), args.timeout), flush=True)
+        except BuildError as error:  # the others are built all the same
+            print(error, file=sys.stderr)
+            failed += 1
+    return bool(failed)
 
 
 if __name__ == "__main__":

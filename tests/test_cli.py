@@ -9,9 +9,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from wsss_lib import cli
 from wsss_lib.errors import WsssError
 
-PARAMETERS = (
-    "profile = 'demo'\ndataset = 'toy'\ndata_root = ''\nruns_root: str = ''\nseed = 0\noverrides = {}"
-)
+PARAMETERS = "profile = 'demo'\ndataset = 'toy'\ndata_root = ''\nruns_root: str = ''\nseed = 0\noverrides = {}"
 DOT = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR4nGNgYGBgAAAABQABpfZFQAAAAABJRU5ErkJggg=="
 
 
@@ -63,9 +61,7 @@ def test_a_run_gets_its_parameters_and_keeps_notebook_and_pictures(folder, tmp_p
     options = "--profile smoke --data-root here --runs-root out -p seed=2 --set cam.epochs=1 cam.lr=1e-2"
     code = cli.main(["run", "01", *options.split()])
     assert code == 0
-    profile, dataset, data_root, runs_root, seed, overrides, cwd = json.loads(
-        (course / "seen.json").read_text()
-    )
+    profile, dataset, data_root, runs_root, seed, overrides, cwd = json.loads((course / "seen.json").read_text())
     assert (profile, dataset, seed, overrides) == ("smoke", "toy", 2, {"cam.epochs": 1, "cam.lr": 0.01})
     assert (data_root, runs_root) == (str(tmp_path / "here"), str(tmp_path / "out"))
     assert cwd == str(course)
@@ -78,9 +74,7 @@ def test_a_run_gets_its_parameters_and_keeps_notebook_and_pictures(folder, tmp_p
 
 @pytest.mark.notebooks
 def test_a_failure_names_the_cell_stops_dependants_and_nothing_else(folder, tmp_path, monkeypatch, capsys):
-    course = folder(
-        {**ALL, "01_cam": ["x = 1", "# why\nraise ValueError('first\\nno such thing')", "never = 1"]}
-    )
+    course = folder({**ALL, "01_cam": ["x = 1", "# why\nraise ValueError('first\\nno such thing')", "never = 1"]})
     monkeypatch.setattr(cli, "notebooks_folder", lambda: course)
     assert cli.main(["run", "all", "--profile", "smoke", "--runs-root", str(tmp_path / "runs")]) == 1
     said = capsys.readouterr().out.splitlines()
@@ -118,9 +112,7 @@ def test_a_cell_that_hangs_or_dies_is_named_and_the_notebook_kept(folder, tmp_pa
         ("run 42", "42: no such notebook"),
     ],
 )
-def test_a_mistake_is_one_line_before_anything_starts(
-    folder, tmp_path, monkeypatch, capsys, arguments, message
-):
+def test_a_mistake_is_one_line_before_anything_starts(folder, tmp_path, monkeypatch, capsys, arguments, message):
     course = folder({"01_cam": []})
     monkeypatch.setattr(cli, "notebooks_folder", lambda: course)
     assert cli.main([*arguments.split(), "--runs-root", str(tmp_path / "runs")]) == 2

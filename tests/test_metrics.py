@@ -118,9 +118,7 @@ def test_nothing_scored_is_nan_not_a_warning(recwarn):
 
 @pytest.mark.parametrize("kind", [torch.uint8, torch.int64, np.int32, np.uint8])
 def test_tensors_and_integer_types_score_alike(images, kind):
-    convert = (
-        (lambda x: torch.tensor(x).to(kind)) if isinstance(kind, torch.dtype) else lambda x: x.astype(kind)
-    )
+    convert = (lambda x: torch.tensor(x).to(kind)) if isinstance(kind, torch.dtype) else lambda x: x.astype(kind)
     assert (score(*map(convert, images)).matrix == score(*images).matrix).all()
 
 

@@ -48,9 +48,7 @@ def test_command_exists(words, capsys):
         args = cli.parser().parse_args(rest)  # exits with a message where it does not parse
         if args.command == "run":
             chosen = cli.select(args.names, cli.notebooks_folder())
-            known = {
-                key for name in chosen for key in cli.parameters_of(cli.notebooks_folder() / f"{name}.ipynb")
-            }
+            known = {key for name in chosen for key in cli.parameters_of(cli.notebooks_folder() / f"{name}.ipynb")}
             assert set(cli.parse_pairs(args.parameter, "-p")) <= known
             _settings_exist(args)
     elif program == "papermill":

@@ -2,7 +2,8 @@
 
 import json
 import multiprocessing
-import time
+import subprocess
+import sys
 
 import pytest
 
@@ -100,25 +101,38 @@ def test_a_setting_of_the_machine_changes_no_identity(toy_root, tmp_path):
     assert a.stage("s", ("cam",)).config == b.stage("s", ("cam",)).config
 
 
-def _slow(path):
-    def compute(stage):
-        with (path / "calls.txt").open("a") as f:
-            f.write("x")
-        time.sleep(0.5)
-        return {}
+SLOW = """
+import sys, time
+from pathlib import Path
+from wsss_lib.runs import Stage
 
-    Stage("s", path / "s", {"n": 1}).ensure(compute)
+root = Path(sys.argv[1])
+
+def compute(stage):
+    with (root / "calls.txt").open("a") as f:
+        f.write("x")
+    time.sleep(1)
+    return {}
+
+Stage("s", root / "s", {"n": 1}).ensure(compute)
+"""
 
 
 def test_two_processes_that_ask_at_once_compute_once(tmp_path):
-    context = multiprocessing.get_context("fork")
-    workers = [context.Process(target=_slow, args=(tmp_path,)) for _ in range(2)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join(20)
-    assert [w.exitcode for w in workers] == [0, 0]
+    asking = [subprocess.Popen([sys.executable, "-c", SLOW, str(tmp_path)]) for _ in range(2)]
+    assert [process.wait(60) for process in asking] == [0, 0]
     assert (tmp_path / "calls.txt").read_text() == "x"
+
+
+def _ask(path):
+    Stage("s", path / "s", {"n": 1}).ensure(lambda stage: {})
+
+
+def test_a_worker_process_is_told_to_guard_its_script(tmp_path):
+    worker = multiprocessing.get_context("spawn").Process(target=_ask, args=(tmp_path,))
+    worker.start()
+    worker.join(60)
+    assert worker.exitcode == 1 and not (tmp_path / "s").exists()
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path):

@@ -96,9 +96,7 @@ def notebooks_folder() -> Path:
     for folder in (Path(__file__).resolve().parent.parent, here, *here.parents):
         if any((folder / "notebooks").glob("[0-9][0-9]_*.ipynb")):
             return folder / "notebooks"
-    raise WsssError(
-        f"no folder notebooks/ with notebooks in {here} or above it: run wsss inside a checkout of the kit"
-    )
+    raise WsssError(f"no folder notebooks/ with notebooks in {here} or above it: run wsss inside a checkout of the kit")
 
 
 def select(names: Sequence[str], folder: Path, needs: Mapping[str, tuple[str, ...]] = NEEDS) -> list[str]:
@@ -251,9 +249,7 @@ def output_folder(runs_root: Path, parameters: Mapping[str, Any]) -> Path:
     departs = {**parameters.get("overrides", {}), **{k: v for k, v in parameters.items() if k not in own}}
     tags = [f"{k}={v}" for k, v in sorted(departs.items()) if (k, v) != ("method", "cam")]
     name = "+".join(["notebooks", *(re.sub(r"[^\w.=,-]+", "_", tag)[:60] for tag in tags)])[:200]
-    return (
-        Path(runs_root) / parameters["dataset"] / parameters["profile"] / name / f"seed{parameters['seed']}"
-    )
+    return Path(runs_root) / parameters["dataset"] / parameters["profile"] / name / f"seed{parameters['seed']}"
 
 
 def run(
@@ -414,9 +410,7 @@ def _failure(target: Path, error: Exception) -> str:
 
     reason = [f"{type(error).__name__}: {line}" for line in str(error).strip().splitlines()][-1:]
     if hasattr(error, "ename"):
-        reason = [f"{error.ename}: {line}" for line in error.evalue.strip().splitlines()][-1:] or [
-            error.ename
-        ]
+        reason = [f"{error.ename}: {line}" for line in error.evalue.strip().splitlines()][-1:] or [error.ename]
     what = reason[0] if reason else type(error).__name__
     if not target.is_file():
         return what
@@ -503,10 +497,7 @@ def results(rows: Iterable[Mapping[str, Any]]) -> str:
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     right = len(widths) - 2
     return "\n".join(
-        "  ".join(
-            t.rjust(w) if i >= right else t.ljust(w)
-            for i, (t, w) in enumerate(zip(line, widths, strict=True))
-        )
+        "  ".join(t.rjust(w) if i >= right else t.ljust(w) for i, (t, w) in enumerate(zip(line, widths, strict=True)))
         for line in lines
     )
 
@@ -563,13 +554,9 @@ def parser() -> argparse.ArgumentParser:
     >>> parser().parse_args(["run", "01", "-p", "seed=1"]).parameter
     ['seed=1']
     """
-    top = argparse.ArgumentParser(
-        prog="wsss", description="Run the notebooks headless, and show their results."
-    )
+    top = argparse.ArgumentParser(prog="wsss", description="Run the notebooks headless, and show their results.")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    one = commands.add_parser(
-        "run", help="execute notebooks", description="Execute notebooks with papermill."
-    )
+    one = commands.add_parser("run", help="execute notebooks", description="Execute notebooks with papermill.")
     one.add_argument("names", nargs="+", metavar="NAME", help="01_cam, 01, several, or all")
     one.add_argument("--profile", default="", help="smoke, demo (default), laptop or paper")
     one.add_argument("--dataset", default="", help="name of the data set; default: the profile's")
@@ -588,9 +575,7 @@ def parser() -> argparse.ArgumentParser:
         help="depart from the profile's settings, as cam.epochs=3",
     )  # fmt: skip
     one.add_argument("--timeout", type=int, metavar="S", help="seconds that one cell may take; 0: no limit")
-    two = commands.add_parser(
-        "results", help="table of all scores", description="Scores of all finished runs."
-    )
+    two = commands.add_parser("results", help="table of all scores", description="Scores of all finished runs.")
     two.add_argument("--runs-root", default="", metavar="DIR", help="where runs are kept; default: runs/")
     commands.add_parser("list", help="the notebooks", description="The notebooks, and what each needs.")
     return top

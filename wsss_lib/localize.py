@@ -1,9 +1,9 @@
 """From a trained method to class activation maps on disk: several scales, mirrored, normalised.
 
 One idea: the maps of an image and of its mirror, at several sizes, fail in different places; their sum fails
-less. The rule is IRN's (Ahn et al., CVPR 2019): sum over scales of the map and the mirrored map of the mirror,
-enlarged to one size, then divide every present class by its maximum, without subtracting a minimum. Pipelines
-differ in this rule and then their thresholds cannot be compared, so here there is only this one.
+less. The rule is IRN's (Ahn et al., CVPR 2019): sum over scales of the map and the mirrored map of the
+mirror, enlarged to one size, then divide every present class by its maximum, without subtracting a minimum.
+Pipelines differ in this rule and then their thresholds cannot be compared, so here there is only this one.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 from tqdm import tqdm
 
-from wsss_lib.backbones.fuse import fuse_conv_bn
+from wsss_lib.backbones.fuse import fuse_conv_bn, fuse_relu6
 from wsss_lib.data.transforms import normalize, resize_image
 from wsss_lib.errors import DataError, WsssError
 from wsss_lib.runs import atomic_open
@@ -79,9 +79,7 @@ def multi_scale_cam(
     torch.Size([1, 1, 2, 3])
     """
     if not len(scales) or min(scales) <= 0:
-        raise WsssError(
-            f"scales={tuple(scales)}: give one or more factors above 0, for example (1, 0.5, 1.5, 2)"
-        )
+        raise WsssError(f"scales={tuple(scales)}: give one or more factors above 0, for example (1, 0.5, 1.5, 2)")
     cam = getattr(method, "cam", method)
     height, width = image.shape[-2:]
     size = (math.ceil(height / stride), math.ceil(width / stride))
@@ -133,9 +131,7 @@ def normalize_cam(cam: Tensor, label: Tensor) -> Tensor:
              [[0.0000, 0.0000]]]])
     """
     if cam.ndim != 4 or cam.shape[:2] != label.shape:
-        raise WsssError(
-            f"label has shape {tuple(label.shape)}: give {tuple(cam.shape[:2])}, as the cam begins"
-        )
+        raise WsssError(f"label has shape {tuple(label.shape)}: give {tuple(cam.shape[:2])}, as the cam begins")
     return cam * label.to(cam)[:, :, None, None] / (cam.amax((2, 3), keepdim=True) + EPS)
 
 
@@ -230,9 +226,7 @@ def load_cam(path: str | Path, *, n_classes: int, size: tuple[int, int] | None =
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise DataError(f"{path}: damaged ({error}); delete it and run the CAM stage again") from error
     if len(classes) and classes.max() >= n_classes:
-        raise DataError(
-            f"{path}: has class {classes.max()}, but n_classes={n_classes}; give the dataset's number"
-        )
+        raise DataError(f"{path}: has class {classes.max()}, but n_classes={n_classes}; give the dataset's number")
     height, width = (int(n) for n in (own_size if size is None else size))
     cam = torch.zeros(n_classes, height, width)
     if len(classes):
@@ -333,6 +327,8 @@ def inference_copy(method: Method, device: str | torch.device = "cpu") -> Method
     """
     plain = copy.deepcopy(method).eval().to(device, memory_format=torch.channels_last)
     fused = fuse_conv_bn(plain)
+    if torch.device(device).type == "cpu":
+        fused = fuse_relu6(fused)
     ramp = torch.linspace(-2, 2, 3 * 64 * 64, device=device).view(1, 3, 64, 64)
     probe = torch.cat([ramp, ramp.transpose(2, 3)])
     with torch.inference_mode():

@@ -126,9 +126,7 @@ class ThresholdSweep:
         """Add one image: `truth` (H,W) class map, `cam` (K,H,W) in [0,1], normalised and at image size."""
         truth, cam = _class_map(truth, "truth"), _array(cam)
         if cam.shape != (self.n_classes - 1, *truth.shape):
-            raise WsssError(
-                f"cam: shape {cam.shape}; give {(self.n_classes - 1, *truth.shape)}, as the truth"
-            )
+            raise WsssError(f"cam: shape {cam.shape}; give {(self.n_classes - 1, *truth.shape)}, as the truth")
         winner, value = cam.argmax(0), cam.max(0)
         if np.isnan(value).any():
             raise WsssError("cam: holds nan; look for a division by zero in its normalisation")

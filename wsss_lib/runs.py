@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import multiprocessing
 import os
 import shutil
 import tempfile
@@ -238,10 +239,16 @@ class Stage:
         """Compute the stage unless it is complete; another process that asks meanwhile waits.
 
         ``compute(stage)`` writes into ``stage.path`` and returns the metrics; it may find files there that an
-        interrupted computation with the same settings left.
+        interrupted computation with the same settings left. A worker process is refused: it would wait for ever
+        for the stage that its own parent computes.
         """
         if self.complete:
             return self
+        if multiprocessing.parent_process() is not None:
+            raise WsssError(
+                f"{self.name}: asked for inside a worker process; in a script, start the work under"
+                ' if __name__ == "__main__":'
+            )
         self.path.parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock(self.path.with_name(f".{self.name}.lock"))
         try:

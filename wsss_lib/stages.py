@@ -17,7 +17,7 @@ from wsss_lib import backbones, methods
 from wsss_lib.data import PseudoMaskSet, TrainingSet
 from wsss_lib.data.samples import collate_masks
 from wsss_lib.data.transforms import normalize, train_transform
-from wsss_lib.errors import WsssError
+from wsss_lib.errors import SettingsError, WsssError
 from wsss_lib.localize import localize
 from wsss_lib.metrics import average_precision
 from wsss_lib.project import data_root
@@ -319,6 +319,9 @@ def train_segmentation(run: Run) -> Stage:
 def build_segmentation(run: Run) -> DeepLab:
     """An untrained DeepLab of the settings, its random weights from the run's seed.
 
+    With ``segmentation.init = "classifier"`` the backbone starts from the trained classifier's, for want of ImageNet
+    weights; with ``"backbone"`` it starts as the classifier did.
+
     Parameters
     ----------
     run : Run
@@ -328,17 +331,24 @@ def build_segmentation(run: Run) -> DeepLab:
     -------
     DeepLab
 
+    Raises
+    ------
+    SettingsError
+        For another ``init``.
+
     Examples
     --------
     >>> build_segmentation(getfixture("smoke_run")).n_classes
     7
     """
     options, backbone = run.settings.segmentation, build_backbone(run)
+    if options.init not in ("backbone", "classifier"):
+        raise SettingsError(f"segmentation.init={options.init!r}: choose backbone or classifier")
+    if options.init == "classifier":
+        backbone.load_state_dict(load_classifier(run).backbone.state_dict())
     return seeded(
         run.seed,
-        lambda: DeepLab(
-            backbone, run.folder.n_classes + 1, dilations=options.dilations, hidden=options.hidden
-        ),
+        lambda: DeepLab(backbone, run.folder.n_classes + 1, dilations=options.dilations, hidden=options.hidden),
     )
 
 

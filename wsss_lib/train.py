@@ -91,6 +91,40 @@ def pick_device(name: str = "auto") -> torch.device:
     return torch.device(name)
 
 
+def uses_bf16(precision: str, device: str | torch.device) -> bool:
+    """Whether a training computes in bfloat16 (sums and weights stay in float32).
+
+    Parameters
+    ----------
+    precision : str
+        ``fp32``; ``bf16``; or ``fast``: bfloat16 where the device has instructions for it, float32 elsewhere.
+    device : str or torch.device
+        Where the training computes.
+
+    Returns
+    -------
+    bool
+
+    Raises
+    ------
+    WsssError
+        For another precision.
+
+    Examples
+    --------
+    >>> uses_bf16("fp32", "cpu"), uses_bf16("bf16", "cpu")
+    (False, True)
+    """
+    if precision not in ("fp32", "bf16", "fast"):
+        raise WsssError(f"precision={precision!r}: choose fp32, bf16 or fast")
+    if precision != "fast":
+        return precision == "bf16"
+    if torch.device(device).type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # torch has it since 2.11
+    return any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+
+
 def seeded(seed: int, build: Callable[[], nn.Module]) -> nn.Module:
     """Build a module whose random weights depend on the seed alone; torch's own generator stays as it was.
 
@@ -203,6 +237,7 @@ def fit(
     per_epoch = max(len(dataset) // batch_size, 1)
     steps = n_steps(len(dataset), batch_size, recipe["epochs"], recipe["max_steps"])
     model = model.to(device, memory_format=torch.channels_last).train()
+    bf16 = uses_bf16(recipe["precision"], device)
     groups = [
         {**group, "params": [p for p in group["params"] if p.requires_grad]}
         for group in model.parameter_groups(recipe["classifier_factor"])
@@ -230,7 +265,7 @@ def fit(
             for group in optimizer.param_groups:
                 group["lr"] = poly_lr(recipe["lr"] * group["lr_factor"], step, steps, recipe["poly_power"])
             progress = Progress(step=step, steps=steps, epoch=step // per_epoch, epochs=recipe["epochs"])
-            terms = _accumulate(model, batch.to(device), progress, recipe, device)
+            terms = _accumulate(model, batch.to(device), progress, recipe["micro_batch_size"], bf16)
             _stop_if_not_finite(terms, step, batch.image_id)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
@@ -284,14 +319,15 @@ def load_weights(model: nn.Module, checkpoint: str | Path) -> nn.Module:
     return model.eval()
 
 
-def _accumulate(model, batch, progress, recipe, device) -> dict[str, float]:
+def _accumulate(model, batch, progress, micro_batch_size: int, bf16: bool) -> dict[str, float]:
     """Backward through the batch in micro-batches; the terms' values, each a mean over the batch."""
-    n, part = len(batch.image_id), recipe["micro_batch_size"] or len(batch.image_id)
+    n, part = len(batch.image_id), micro_batch_size or len(batch.image_id)
     terms: dict[str, float] = {}
     for start in range(0, n, part):
         micro = batch if part >= n else type(batch)(*(field[start : start + part] for field in batch))
+        micro = micro._replace(image=micro.image.contiguous(memory_format=torch.channels_last))
         weight = len(micro.image_id) / n
-        with torch.autocast(device.type, torch.bfloat16, enabled=recipe["precision"] == "bf16"):
+        with torch.autocast(batch.image.device.type, torch.bfloat16, enabled=bf16):
             losses = model.loss(micro, progress)
         (losses.total * weight).backward()
         for name, value in {**losses.terms, "total": losses.total}.items():

@@ -48,7 +48,10 @@ def png(figure: Figure, dpi: int = DPI) -> bytes:
     raw, small = io.BytesIO(), io.BytesIO()
     figure.savefig(raw, format="png", dpi=dpi, bbox_inches="tight")
     plt.close(figure)
-    Image.open(raw).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(small, "PNG", optimize=True)
+    picture = Image.open(raw).convert("RGB")
+    # The default method drops colours that are rare, such as a thin line's or a legend's.
+    picture = picture.quantize(256, Image.Quantize.MAXCOVERAGE, kmeans=1, dither=Image.Dither.NONE)
+    picture.save(small, "PNG", optimize=True)
     return small.getvalue()
 
 

@@ -352,7 +352,7 @@ print("ids:", *train_ids[:3], "...")
 for image_id in train_ids[:5]:
     known = f"   context {folder.context[image_id].context}" if on_toy else ""
     print(f"{image_id}  {', '.join(folder.class_names(image_id)) or 'no class':18s}{known}")
-print(folder.class_names(train_ids[0]), "->", folder.label(train_ids[0]).tolist())
+print(folder.class_names(train_ids[0]), "->", folder.label(train_ids[0]).int().tolist())
 
 # %% [markdown]
 # **Masks are pictures of numbers.** Each pixel of a mask file is an index: 0 background, 1 to K the classes in the order of
@@ -378,8 +378,9 @@ else:
 # cause of a failure can be turned up and down. There are six objects and six contexts, and each object has *its own*: an
 # aeroplane belongs to the sky, a boat to water.
 #
-# The colour of an object's body is random and tells nothing. One small **part** tells everything: the red tail, the yellow
-# flag, the black head, the blue windows, the dark wheels, the cushion.
+# The colour of an object's body is random and tells nothing. One small **part** tells most: the tail of the aeroplane, the sail of
+# the boat, the head of the sheep, the nose of the train, the wheels of the car, the cushion of the sofa. It has a colour of its
+# own, clear in some objects and faint in others. Where it is faint, a classifier is glad of any other hint.
 
 
 # %%
@@ -435,7 +436,8 @@ viz.show(
 # %% [markdown]
 # ### Dial 3, `part_contrast`: how telling the small part is
 #
-# At 1 the part has a colour of its own that no body has. At 0 it has the body's colour, and only the shape is left.
+# At 1 the part shows its own colour, as clearly as this object has drawn it. At 0 it has the body's colour, and only the shape is
+# left.
 
 # %%
 rows = [[draw(i, part_contrast=b).image for i in shown] for b in levels]
@@ -446,7 +448,7 @@ viz.show(
 )
 
 # %% [markdown]
-# **Why it hurts.** If the red tail settles the question, nothing teaches the network to look at the rest of the aeroplane. The
+# **Why it hurts.** If the tail settles the question, nothing teaches the network to look at the rest of the aeroplane. The
 # map lights up the tail alone. CPN (04) fights this.
 #
 # ### Turn them yourself
@@ -532,7 +534,7 @@ for axis, ids, split in zip(axes, (train_ids, val_ids), ("train", "val"), strict
     )  # fmt: skip
     axis.set_title(split)
     axis.tick_params(axis="y", rotation=0)
-viz.show(figure, "Of the images with the row's class, how many also show the column's class (%). Partners stand out in train.")
+viz.show(figure, "Of the images with the row's class, how many also show the column's class (%). Toy partners stand out in train.")
 
 # %% [markdown]
 # ## What a training sample holds
@@ -546,7 +548,7 @@ transform = train_transform(tuple(recipe.long_side), recipe.crop, tuple(recipe.j
 training = TrainingSet(folder, train_ids, transform)
 sample = training[0, 1234]
 print("fields:", ", ".join(sample._fields))
-print("image", tuple(sample.image.shape), sample.image.dtype, "| label", sample.label.tolist(), "| id", sample.image_id)
+print("image", tuple(sample.image.shape), sample.image.dtype, "| label", sample.label.int().tolist(), "| id", sample.image_id)
 print("anything with 'mask' in its name:", [name for name in vars(training) if "mask" in name.lower()])
 assert sample._fields == ("image", "label", "image_id")
 

@@ -26,7 +26,7 @@ overrides = {}
 def pytest_generate_tests(metafunc):
     """A test with the argument `committed` runs once for each committed notebook."""
     if "committed" in metafunc.fixturenames:
-        metafunc.parametrize("committed", COMMITTED, ids=lambda path: path.stem, scope="session")
+        metafunc.parametrize("committed", COMMITTED, ids=[path.stem for path in COMMITTED], scope="session")
 
 
 @pytest.fixture(scope="session")

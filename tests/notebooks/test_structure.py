@@ -21,9 +21,7 @@ def code(notebook):
 
 
 def headings(notebook):
-    return re.findall(
-        r"^#{1,3} (.+)$", "\n".join(c.source for c in notebook.cells if c.cell_type == "markdown"), re.M
-    )
+    return re.findall(r"^#{1,3} (.+)$", "\n".join(c.source for c in notebook.cells if c.cell_type == "markdown"), re.M)
 
 
 def test_is_valid_and_every_cell_has_an_id_of_its_own(notebook):
@@ -74,9 +72,7 @@ def test_is_as_long_as_a_lesson(notebook):
 
 def test_code_cells_are_short_and_the_text_is_longer_than_the_code(notebook):
     for number, cell in enumerate(notebook.cells, 1):
-        assert cell.cell_type != "code" or len(cell.source.splitlines()) <= 40, (
-            f"cell {number}: over 40 lines"
-        )
+        assert cell.cell_type != "code" or len(cell.source.splitlines()) <= 40, f"cell {number}: over 40 lines"
     written = sum(len(c.source) for c in notebook.cells if c.cell_type == "markdown")
     assert written > sum(len(c.source) for c in code(notebook))
 

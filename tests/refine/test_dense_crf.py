@@ -49,9 +49,7 @@ def test_only_present_labels_appear():
     assert mask.dtype == np.uint8 and set(np.unique(mask)) <= {0, 5, 20}
 
 
-@pytest.mark.parametrize(
-    "settings", [MaskSettings(), PLAIN, MaskSettings(la_ha=(4, 32)), MaskSettings(hard=True)]
-)
+@pytest.mark.parametrize("settings", [MaskSettings(), PLAIN, MaskSettings(la_ha=(4, 32)), MaskSettings(hard=True)])
 def test_an_image_without_a_class_is_all_background(settings):
     mask = pseudo_mask(np.zeros((4, 5, 3), np.uint8), np.zeros((0, 4, 5), np.float32), [], settings)
     assert mask.dtype == np.uint8 and mask.shape == (4, 5) and not mask.any()

@@ -27,9 +27,7 @@ def exact_mean_field(image, probability, settings):
         return k * scale[:, None] * scale[None]
 
     pairwise = settings.gaussian_compat * kernel(place / settings.gaussian_sxy)
-    pairwise += settings.bilateral_compat * kernel(
-        place / settings.bilateral_sxy, colour / settings.bilateral_srgb
-    )
+    pairwise += settings.bilateral_compat * kernel(place / settings.bilateral_sxy, colour / settings.bilateral_srgb)
     unary = np.log(np.maximum(probability, 1e-5)).reshape(labels, -1)
     energy = unary
     for _ in range(settings.iterations + 1):
@@ -148,9 +146,7 @@ def test_inputs_stay_as_they_were():
     np.testing.assert_array_equal(probability, before[1])
 
 
-@pytest.mark.parametrize(
-    "image", [np.zeros((4, 5, 3), np.uint8), np.zeros((5, 4, 3)), np.zeros((5, 4), np.uint8)]
-)
+@pytest.mark.parametrize("image", [np.zeros((4, 5, 3), np.uint8), np.zeros((5, 4, 3)), np.zeros((5, 4), np.uint8)])
 def test_a_picture_of_another_size_or_kind_is_refused_in_one_line(image):
     with pytest.raises(WsssError, match=r"give uint8 \(5, 4, 3\)") as caught:
         dense_crf(image, np.full((2, 5, 4), 0.5))

@@ -31,9 +31,7 @@ def mask_dir(masks, tmp_path):
 def test_layout_is_the_servers_and_values_survive(mask_dir, masks, tmp_path):
     path = pack(mask_dir, tuple(masks), tmp_path / "results.tgz", size=lambda _: (6, 8))
     with tarfile.open(path, "r:gz") as archive:
-        assert archive.getnames() == [
-            f"results/VOC2012/Segmentation/comp6_test_cls/{name}.png" for name in masks
-        ]
+        assert archive.getnames() == [f"results/VOC2012/Segmentation/comp6_test_cls/{name}.png" for name in masks]
         for name, member in zip(masks, archive.getmembers(), strict=True):
             with Image.open(io.BytesIO(archive.extractfile(member).read())) as image:
                 assert image.mode == "P" and (np.asarray(image) == masks[name]).all()

@@ -99,7 +99,7 @@ def read_weights(name: str, weights: str | Path) -> dict:
         state = torch.load(path, map_location="cpu", weights_only=True)
         return {key: value for key, value in state.items() if isinstance(value, torch.Tensor)}
     except Exception as error:
-        reason = str(error).splitlines()[0][:80]
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:80]
         raise WsssError(f"weights={weights}: no state dict ({reason}); save one with torch.save") from error
 
 

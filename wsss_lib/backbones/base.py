@@ -173,7 +173,9 @@ def initialise(module: nn.Module) -> None:
     """
     for layer in module.modules():
         if isinstance(layer, nn.Conv2d):
-            nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+            # torch's own initialisation overlooks groups, and depthwise maps would fade from layer to layer.
+            fan_out = math.prod(layer.kernel_size) * layer.out_channels / layer.groups
+            nn.init.normal_(layer.weight, std=math.sqrt(2 / fan_out))
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)
         elif isinstance(layer, nn.BatchNorm2d):

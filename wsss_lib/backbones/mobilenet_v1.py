@@ -36,6 +36,11 @@ class SameConv2d(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the convolution of the padded `x` (N, in_channels, h, w)."""
+        weight, padding = self.kernel_for(x)
+        return F.conv2d(x, weight, self.bias, self.stride, padding, groups=self.groups)
+
+    def kernel_for(self, x: Tensor) -> tuple[Tensor, tuple[int, int]]:
+        """Return the kernel and the symmetric padding that do as SAME padding of this `x` does."""
         (top, bottom), (left, right) = (
             same_padding(n, k, s) for n, k, s in zip(x.shape[-2:], self.kernel_size, self.stride, strict=True)
         )
@@ -43,7 +48,7 @@ class SameConv2d(nn.Conv2d):
         if (top, left) != (bottom, right):
             # A zero in front of the kernel shifts it by one pixel: no copy of the map only to pad its end.
             weight = F.pad(weight, (right - left, 0, bottom - top, 0))
-        return F.conv2d(x, weight, self.bias, self.stride, (bottom, right), groups=self.groups)
+        return weight, (bottom, right)
 
 
 def same_padding(n: int, kernel: int, stride: int) -> tuple[int, int]:
@@ -141,8 +146,7 @@ class MobileNetV1(Backbone):
     def stage_modules(self) -> list[nn.Module]:
         """Return the five stages; the stem belongs to the first."""
         stages = [
-            nn.Sequential(*(layer for i in blocks for layer in (self.dw[i], self.pw[i])))
-            for blocks in STAGE_BLOCKS
+            nn.Sequential(*(layer for i in blocks for layer in (self.dw[i], self.pw[i]))) for blocks in STAGE_BLOCKS
         ]
         stages[0] = nn.Sequential(self.conv1, *stages[0])
         return stages

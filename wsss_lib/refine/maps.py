@@ -10,6 +10,7 @@ Ahn and Kwak, "Learning Pixel-level Semantic Affinity with Image-level Supervisi
 from __future__ import annotations
 
 import zipfile
+from pathlib import Path
 
 import numpy as np
 
@@ -17,7 +18,7 @@ from wsss_lib.data.classes import IGNORE
 from wsss_lib.errors import DataError, WsssError
 
 
-def read_maps(path):
+def read_maps(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
     """Read the activation maps of one image as `localize` wrote them.
 
     Parameters
@@ -52,7 +53,7 @@ def read_maps(path):
         raise DataError(f"{path}: {error}; delete it and run the CAM stage again") from error
 
 
-def resize_maps(maps, size):
+def resize_maps(maps: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Resize maps bilinearly, as torch's `interpolate(..., align_corners=False)` without antialiasing.
 
     Parameters
@@ -83,7 +84,7 @@ def resize_maps(maps, size):
     return maps
 
 
-def background_score(maps, alpha):
+def background_score(maps: np.ndarray, alpha: float) -> np.ndarray:
     """Score of the background where nothing is active: (1 - max_c maps_c)^alpha.
 
     Parameters
@@ -108,7 +109,7 @@ def background_score(maps, alpha):
     return (1 - maps.max(axis=0)) ** alpha
 
 
-def la_ha_mask(low, high):
+def la_ha_mask(low: np.ndarray, high: np.ndarray) -> np.ndarray:
     """Keep only confident labels: foreground as `low` says, background as `high` says, 255 between.
 
     Parameters

@@ -57,7 +57,7 @@ PRESETS = {
 }
 
 
-def dense_crf(image, probability, settings=PRESETS["psa"]):
+def dense_crf(image: np.ndarray, probability: np.ndarray, settings: DenseCRFSettings = PRESETS["psa"]) -> np.ndarray:
     """Mean-field marginals of a dense CRF whose unary is -log of `probability`.
 
     Parameters
@@ -88,9 +88,7 @@ def dense_crf(image, probability, settings=PRESETS["psa"]):
     """
     labels, height, width = probability.shape
     if image.dtype != np.uint8 or image.shape != (height, width, 3):
-        raise WsssError(
-            f"image: {image.dtype} {image.shape}; give uint8 {(height, width, 3)}, as probability"
-        )
+        raise WsssError(f"image: {image.dtype} {image.shape}; give uint8 {(height, width, 3)}, as probability")
     if labels == 1:
         return np.ones((1, height, width), np.float32)
     crf = DenseCRF2D(width, height, labels)
@@ -106,7 +104,7 @@ def dense_crf(image, probability, settings=PRESETS["psa"]):
     return np.array(crf.inference(settings.iterations), np.float32).reshape(labels, height, width)
 
 
-def hard_probability(mask, n_labels, confidence=0.7):
+def hard_probability(mask: np.ndarray, n_labels: int, confidence: float = 0.7) -> np.ndarray:
     """Soft scores of a hard mask, as IRN's CRF gets them: `confidence` to its label, others share the rest.
 
     Parameters
@@ -133,7 +131,7 @@ def hard_probability(mask, n_labels, confidence=0.7):
 
 
 def refined_labels(
-    image: np.ndarray, probability: np.ndarray, settings: DenseCRFSettings, floor=0.01
+    image: np.ndarray, probability: np.ndarray, settings: DenseCRFSettings, floor: float = 0.01
 ) -> np.ndarray:
     """Refine a segmentation network's probabilities by dense CRF and take the strongest label.
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import multiprocessing
 import signal
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
@@ -16,7 +17,7 @@ from itertools import islice
 from wsss_lib.errors import WsssError
 
 
-def work(function, jobs, processes):
+def work(function: Callable, jobs: Iterable[tuple[str, Sequence]], processes: int) -> Iterator[tuple[str, object]]:
     """Yield `(name, function(*arguments))` for every job, in the order in which they finish.
 
     Parameters
@@ -56,9 +57,7 @@ def _run(function, name, arguments):
     try:
         return function(*arguments)
     except Exception as error:
-        raise WsssError(
-            f"{name}: {error}" if isinstance(error, WsssError) else f"{name}: {error!r}"
-        ) from error
+        raise WsssError(f"{name}: {error}" if isinstance(error, WsssError) else f"{name}: {error!r}") from error
 
 
 def _leave_ctrl_c_to_the_parent():

@@ -129,7 +129,7 @@ def segment(
     if not missing:
         return 0
     mask_dir.mkdir(parents=True, exist_ok=True)
-    model = model.to(device).eval()
+    model = model.to(device, memory_format=torch.channels_last).eval()
     predictor = partial(predict, model, scales=scales, flip=flip)
     predictions = _predictions(predictor, folder, missing, batch_size, device)
     if crf is None:
@@ -157,5 +157,6 @@ def _predictions(predictor, folder, ids, batch_size, device) -> Iterator[tuple[s
     """Yield (id, picture (H,W,3), probability (C,H,W)) image by image."""
     for batch in _batches(folder, ids, batch_size):
         pictures = torch.stack([folder.image(image_id) for image_id in batch])
-        probabilities = predictor(normalize(pictures.to(device)))
+        image = normalize(pictures.to(device)).contiguous(memory_format=torch.channels_last)
+        probabilities = predictor(image)
         yield from zip(batch, pictures.permute(0, 2, 3, 1).numpy(), probabilities, strict=True)

@@ -1,0 +1,115 @@
+"""What holds for every method: losses, their weights, the groups of the optimiser."""
+
+import numpy as np
+import pytest
+import torch
+
+from wsss_lib import backbones, methods
+from wsss_lib.errors import WsssError
+from wsss_lib.methods.base import Losses, Method, Progress, multi_label_soft_margin
+
+
+@pytest.fixture
+def logits():
+    return torch.randn(5, 7, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture
+def label():
+    return (torch.rand(5, 7, generator=torch.Generator().manual_seed(1)) < 0.4).float()
+
+
+def test_the_soft_margin_loss_is_its_equation(logits, label):
+    s, y = logits.double().numpy(), label.double().numpy()
+    sigmoid = 1 / (1 + np.exp(-s))
+    expected = -(y * np.log(sigmoid) + (1 - y) * np.log(1 - sigmoid)).mean()
+    assert float(multi_label_soft_margin(logits, label)) == pytest.approx(expected, rel=1e-6)
+
+
+def test_the_soft_margin_loss_is_torchs(logits, label):
+    expected = torch.nn.functional.multilabel_soft_margin_loss(logits, label)
+    torch.testing.assert_close(multi_label_soft_margin(logits, label), expected)
+
+
+def test_the_soft_margin_loss_is_finite_for_huge_scores_and_computed_in_float32():
+    loss = multi_label_soft_margin(torch.tensor([[1e4, -1e4]], dtype=torch.bfloat16), torch.tensor([[0, 1]]))
+    assert loss.dtype == torch.float32
+    assert float(loss) == pytest.approx(1e4, rel=1e-2)
+
+
+def test_the_soft_margin_loss_is_symmetric_in_right_and_wrong(logits, label):
+    torch.testing.assert_close(multi_label_soft_margin(logits, label), multi_label_soft_margin(-logits, 1 - label))
+
+
+def test_the_soft_margin_loss_falls_to_zero_with_sure_and_right_scores(label):
+    assert float(multi_label_soft_margin(100 * (2 * label - 1), label)) < 1e-6
+
+
+def test_the_soft_margin_loss_takes_mixtures_of_labels(logits, label):
+    other = label.flip(0)
+    mixed = multi_label_soft_margin(logits, 0.3 * label + 0.7 * other)
+    expected = 0.3 * multi_label_soft_margin(logits, label) + 0.7 * multi_label_soft_margin(logits, other)
+    torch.testing.assert_close(mixed, expected)
+
+
+def test_the_soft_margin_loss_refuses_other_shapes(logits):
+    with pytest.raises(WsssError, match=r"\(5, 3\).*\(5, 7\)"):
+        multi_label_soft_margin(logits, torch.zeros(5, 3))
+
+
+def test_the_total_is_the_weighted_sum_of_the_terms():
+    terms = {"a": torch.tensor(1.0), "b": torch.tensor(2.0), "c": torch.tensor(4.0)}
+    losses = Losses.weighted(terms, {"b": 0.5, "c": 0.0})
+    assert float(losses.total) == 2.0
+    assert losses.terms == terms
+
+
+def test_a_weight_without_a_term_is_refused():
+    with pytest.raises(WsssError, match="'z': the terms are a"):
+        Losses.weighted({"a": torch.tensor(1.0)}, {"z": 1.0})
+
+
+def test_progress_begins_at_zero():
+    assert Progress().fraction == 0
+    assert Progress(step=3, steps=4, epoch=1, epochs=2).fraction == 0.75
+
+
+@pytest.mark.parametrize("n_classes", [0, -1])
+def test_a_method_without_classes_is_refused(n_classes):
+    with pytest.raises(WsssError, match=f"n_classes={n_classes}"):
+        Method(n_classes)
+
+
+@pytest.mark.parametrize("frozen", [0, 2, 3])
+def test_what_learns_is_in_exactly_one_group_and_what_is_frozen_in_none(frozen):
+    method = methods.build("cam", backbones.build("tiny").freeze(stages=frozen), 4)
+    grouped = [id(p) for group in method.parameter_groups() for p in group["params"]]
+    assert len(grouped) == len(set(grouped))
+    assert set(grouped) == {id(p) for p in method.parameters() if p.requires_grad}
+
+
+def test_the_classifier_learns_by_its_factor_and_the_backbone_by_one():
+    method = methods.build("cam", backbones.build("tiny"), 4)
+    groups = {group["name"]: group for group in method.parameter_groups(classifier_factor=20.0)}
+    assert groups["backbone"]["lr_factor"] == 1
+    assert groups["classifier"]["lr_factor"] == 20
+    assert [id(p) for p in groups["classifier"]["params"]] == [id(method.classifier.weight)]
+    assert {g["name"]: g["lr_factor"] for g in method.parameter_groups()}["classifier"] == 10
+
+
+def test_an_unknown_method_lists_those_that_exist():
+    with pytest.raises(WsssError) as error:
+        methods.build("scam", backbones.build("tiny"), 4)
+    assert "'scam'" in str(error.value) and "cam" in str(error.value).split(":")[1]
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", methods.METHODS)
+def test_every_method_keeps_the_promises_of_the_base_class(name):
+    torch.manual_seed(0)
+    method = methods.build(name, backbones.build("tiny"), 3)
+    image = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        maps, logits = method.eval().cam(image), method.logits(image)
+    assert maps.shape == (2, 3, 8, 8) and maps.min() >= 0
+    assert logits.shape == (2, 3) and logits.isfinite().all()

@@ -1,0 +1,85 @@
+"""The benchmarks: what they compare is equal, and their records can be read. No time is measured here."""
+
+import importlib.util
+import json
+
+import pytest
+import torch
+
+
+def load(project, name):
+    spec = importlib.util.spec_from_file_location(f"benchmark_{name}", project / "benchmarks" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def cam_inference(project, tmp_path):
+    return load(project, "cam_inference")
+
+
+def small_images():
+    draw = torch.Generator().manual_seed(0)
+    label = torch.zeros(1, 20).index_fill_(1, torch.tensor([3, 8]), 1.0)
+    return [(torch.randn(1, 3, *size, generator=draw), label) for size in ((64, 80), (75, 50))]
+
+
+def test_plain_loop_and_ours_give_the_same_maps(cam_inference, tmp_path):
+    method, what = cam_inference.build_method(tmp_path / "none.pth")
+    network = cam_inference.inference_copy(method)
+    with torch.inference_mode():
+        for image, label in small_images():
+            plain = cam_inference.plain_maps(method, image, label)
+            ours = cam_inference.our_maps(network, image, label)
+            assert plain.shape == (1, 20, -(-image.shape[2] // 4), -(-image.shape[3] // 4))
+            assert plain.amax() > 0.99
+            assert (plain - ours).abs().max() <= 1e-4
+    assert what == "random weights"
+
+
+def test_without_photographs_there_are_random_images_of_voc_sizes(cam_inference, tmp_path):
+    images, what = cam_inference.load_images(tmp_path / "none", 3)
+    assert what == "random images"
+    assert [tuple(image.shape[2:]) for image, _ in images] == [(375, 500), (333, 500), (500, 375)]
+    assert all(label.shape == (1, 20) for _, label in images)
+
+
+def test_the_last_line_is_a_record_and_the_exit_code_its_verdict(cam_inference, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(cam_inference, "load_images", lambda photos, n: (small_images(), "small images"))
+    threads = torch.get_num_threads()
+    code = cam_inference.main(["--rounds", "1", "--weights", str(tmp_path / "none.pth")])
+    record = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert {"claim", "ours", "reference", "ratio", "bar", "holds", "max_difference"} <= set(record)
+    assert {"machine", "threads", "images"} <= set(record)
+    assert code == (0 if record["holds"] else 1)
+    assert record["max_difference"] <= 1e-4 and torch.get_num_threads() == threads
+
+
+@pytest.mark.parametrize(
+    ("reference", "difference", "holds"),
+    [([3.0, 2.0, 9.0], 0.0, True), ([1.4, 1.4, 1.4], 0.0, False), ([3.0, 3.0, 3.0], 1e-3, False)],
+)
+def test_a_claim_holds_only_with_the_ratio_of_medians_and_equal_maps(cam_inference, reference, difference, holds):
+    measured = {"ours": [1.0, 0.5, 4.0], "reference": reference, "max_difference": difference}
+    record = cam_inference.report(measured, n_images=2, what="nothing")
+    assert record["holds"] is holds
+    assert record["ratio"] == sorted(reference)[1]
+
+
+def test_all_benchmarks_are_found_and_one_that_fails_fails_all(project, tmp_path, monkeypatch, capsys):
+    runner = load(project, "__main__")
+    assert "cam_inference" in runner.names()
+    claims = {
+        "good": "print('a table'); print('{\"ratio\": 2, \"holds\": true}')",
+        "bad": 'print(\'{"ratio": 1, "holds": false}\'); raise SystemExit(1)',
+        "broken": "1 / 0",
+    }
+    for name, text in claims.items():
+        (tmp_path / f"{name}.py").write_text(text)
+    monkeypatch.setattr(runner, "HERE", tmp_path)
+    assert runner.main(["good"]) == 0
+    assert runner.main([]) == 1
+    lines = capsys.readouterr().out.splitlines()[-3:]
+    assert [(line.split()[0], line.split()[-1]) for line in lines] == [("bad", "NO"), ("broken", "NO"), ("good", "yes")]
+    assert runner.main(["nothing"]) == 2
