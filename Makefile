@@ -55,9 +55,7 @@ notebooks: $(READY) ## notebooks/*.ipynb from notebooks/src/*.py, executed; ONLY
 	$(PY) notebooks/build.py $(if $(ONLY),--only $(ONLY))
 
 bench: $(READY) ## every claim about speed or memory, measured; fails where one does not hold
-	@failed=0; for file in benchmarks/[a-z]*.py; do \
-	    echo "== $$file"; $(PY) "$$file" || failed=1; \
-	done; exit $$failed
+	@$(PY) -m benchmarks
 
 lock: $(READY) ## requirements.lock from pyproject.toml; UPGRADE=1 takes the newest versions
 	$(PY) -m uv pip compile -q --universal --python-version 3.11 --all-extras --no-annotate \

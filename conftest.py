@@ -28,9 +28,7 @@ def photos():
     """Real photographs in VOC layout; tests that need them skip where they are not at hand."""
     root = SHARED / "data" / "voc12_animals"
     if not root.is_dir():
-        pytest.skip(
-            f"no photographs at {root.name}: set WSSS_SHARED to the folder that holds data/voc12_animals"
-        )
+        pytest.skip(f"no photographs at {root.name}: set WSSS_SHARED to the folder that holds data/voc12_animals")
     return root
 
 

@@ -77,9 +77,7 @@ def parser() -> argparse.ArgumentParser:
         epilog=LAYOUT,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    check.add_argument(
-        "root", type=Path, metavar="ROOT", help="holds JPEGImages, or VOCdevkit/VOC2012, or VOC2012"
-    )
+    check.add_argument("root", type=Path, metavar="ROOT", help="holds JPEGImages, or VOCdevkit/VOC2012, or VOC2012")
     check.set_defaults(run=_check)
     return top
 

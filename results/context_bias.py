@@ -16,9 +16,7 @@ BIASES, SEEDS = (0.0, 0.5, 0.7, 0.9), (0, 1, 2)
 def main() -> None:
     """Train and localise for each bias and seed; write ``results/context_bias.csv``."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument(
-        "--runs-root", default="", help="where the runs are kept (default: runs/ of the project)"
-    )
+    parser.add_argument("--runs-root", default="", help="where the runs are kept (default: runs/ of the project)")
     runs_root = parser.parse_args().runs_root
     rows = []
     for bias in BIASES:

@@ -17,9 +17,7 @@ def main() -> None:
     """Run every stage of plain CAM for each seed; write ``results/photographs.csv``."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("data_root", help="folder in VOC layout, with masks to score against")
-    parser.add_argument(
-        "--runs-root", default="", help="where the runs are kept (default: runs/ of the project)"
-    )
+    parser.add_argument("--runs-root", default="", help="where the runs are kept (default: runs/ of the project)")
     options = parser.parse_args()
     settings = load("laptop")
     folder = ready(settings, data_root=options.data_root)

@@ -7,7 +7,10 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from wsss_lib import cli
+from wsss_lib.data import VOCFolder
 from wsss_lib.errors import WsssError
+from wsss_lib.runs import Run
+from wsss_lib.settings import load
 
 PARAMETERS = "profile = 'demo'\ndataset = 'toy'\ndata_root = ''\nruns_root: str = ''\nseed = 0\noverrides = {}"
 DOT = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR4nGNgYGBgAAAABQABpfZFQAAAAABJRU5ErkJggg=="
@@ -136,28 +139,20 @@ def test_without_a_checkout_the_error_says_where_it_looked(tmp_path, monkeypatch
     assert "run wsss inside a checkout of the kit" in capsys.readouterr().err
 
 
-def test_results_average_over_seeds_and_keep_runs_apart():
-    def row(seed, stage, metrics, pipeline="cam"):
-        return {
-            "dataset": "toy", "profile": "demo", "pipeline": pipeline, "seed": seed, "stage": stage,
-            "metrics": metrics,
-        }  # fmt: skip
+def test_results_are_printed_as_a_table(toy_root, tmp_path, capsys):
+    run = Run(load("smoke"), VOCFolder(toy_root, name="toy"), root=tmp_path)
+    run.stage("classifier", ("cam",)).ensure(lambda stage: {"map": 0.8})
+    assert cli.main(["results", "--runs-root", str(tmp_path)]) == 0
+    assert "toy   smoke      cam mAP val           80.0      1" in capsys.readouterr().out
 
-    report = {"miou": 0.5, "miou_classes": ["background", "car"], "iou": {"car": 0.1}, "pixel_accuracy": 0.9}
-    rows = [
-        row(0, "segmentation", {"miou": None, "seconds": 3}),
-        row(0, "cams", {"fixed": report, "sweep": {"miou": [0.1, 0.2]}}),
-        row(1, "cams", {"fixed": {**report, "miou": 0.54}, "sweep": {"miou": [0.1, 0.2]}}),
-        row(0, "classifier", {"map": 0.8, "average_precision": {"car": 0.2}}),
-        row(0, "classifier", {"map": 0.7}, pipeline="cam+cam.epochs=3"),
-    ]
-    lines = [line.split() for line in cli.results(rows).splitlines()[1:]]
-    assert lines == [
-        ["toy", "demo", "cam", "classifier", "map", "80.0", "1"],
-        ["toy", "demo", "cam", "cams", "fixed", "miou-2", "52.0", "±", "2.8", "2"],
-        ["toy", "demo", "cam", "cams", "fixed", "pixel_accuracy", "90.0", "±", "0.0", "2"],
-        ["toy", "demo", "cam+cam.epochs=3", "classifier", "map", "70.0", "1"],
-    ]
+
+def test_no_resume_is_a_setting_of_the_machine(monkeypatch):
+    given = {}
+    monkeypatch.setattr(cli, "run", lambda names, **options: given.update(options) or [])
+    assert cli.main(["run", "01", "--no-resume", "--set", "cam.epochs=3"]) == 0
+    assert given["overrides"] == {"cam.epochs": 3, "machine.resume": False}
+    assert cli.main(["run", "01", "--resume"]) == 0
+    assert given["overrides"] == {}
 
 
 def test_values_of_the_command_line_are_python_literals():

@@ -50,9 +50,7 @@ def test_toy_passes_every_dial_on(tmp_path, monkeypatch, capsys):
         "part_contrast": 0.5,
         "seed": 9,
     }
-    arguments = [
-        text for name, value in dials.items() for text in (f"--{name.replace('_', '-')}", str(value))
-    ]
+    arguments = [text for name, value in dials.items() for text in (f"--{name.replace('_', '-')}", str(value))]
     assert main(["toy", "--out", str(tmp_path / "x"), *arguments]) == 0
     assert asked == [(tmp_path / "x", toy.ToyScenes(**dials))]
     assert capsys.readouterr().out == f"{tmp_path / 'x'}: 5 training and 4 validation scenes\n"
@@ -86,9 +84,7 @@ def test_check_lists_each_fault_on_a_line_and_exits_with_one(scenes, capsys):
         (["toy", "--out", __file__], "error: "),
     ],
 )
-def test_a_mistake_is_one_line_on_stderr_and_exits_with_two(
-    arguments, message, capsys, tmp_path, monkeypatch
-):
+def test_a_mistake_is_one_line_on_stderr_and_exits_with_two(arguments, message, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main(arguments) == 2
     captured = capsys.readouterr()
@@ -97,9 +93,7 @@ def test_a_mistake_is_one_line_on_stderr_and_exits_with_two(
     assert captured.err.count("\n") == 1
 
 
-@pytest.mark.parametrize(
-    "arguments", [[], ["toy"], ["check"], ["bake"], ["toy", "--out", "x", "--size", "big"]]
-)
+@pytest.mark.parametrize("arguments", [[], ["toy"], ["check"], ["bake"], ["toy", "--out", "x", "--size", "big"]])
 def test_wrong_usage_exits_with_two(arguments, capsys):
     with pytest.raises(SystemExit) as left:
         main(arguments)

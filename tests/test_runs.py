@@ -82,10 +82,7 @@ def test_a_stage_depends_on_the_settings_of_the_stages_before_it(toy_root, tmp_p
     from wsss_lib.data import VOCFolder
 
     folder = VOCFolder(toy_root, name="toy")
-    runs = [
-        Run(load("smoke", o), folder, root=tmp_path)
-        for o in ({}, {"cam.epochs": 1}, {"dense_crf.alpha": 2.0})
-    ]
+    runs = [Run(load("smoke", o), folder, root=tmp_path) for o in ({}, {"cam.epochs": 1}, {"dense_crf.alpha": 2.0})]
     first = [run.stage("classifier", ("data", "cam")) for run in runs]
     second = [r.stage("masks", ("dense_crf",), after=s) for r, s in zip(runs, first, strict=True)]
     assert first[0].path == first[2].path != first[1].path

@@ -34,9 +34,7 @@ def test_seeds_of_perfect_maps_score_one(folder, tmp_path):
 def test_the_fixed_threshold_does_not_follow_the_truth(folder, tmp_path):
     ids = folder.split("val")
     for i in ids:
-        save_cam(
-            tmp_path / f"{i}.npz", perfect_cam(folder, i, 0.2), folder.label(i), tuple(folder.mask(i).shape)
-        )
+        save_cam(tmp_path / f"{i}.npz", perfect_cam(folder, i, 0.2), folder.label(i), tuple(folder.mask(i).shape))
     report = score_seeds(folder, ids, tmp_path, [0, 1, 2, 3, 4, 5, 6], threshold=0.25, step=0.01)
     assert report["best"]["miou"] == 1.0 and report["best"]["threshold"] < 0.2
     assert report["fixed"]["miou"] < 0.2 and report["fixed"]["threshold"] == 0.25

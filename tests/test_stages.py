@@ -19,9 +19,7 @@ def outputs(stage):
 
 def test_the_whole_way_gives_a_mask_for_every_image(smoke_run):
     pseudo, final = stages.make_pseudo_masks(smoke_run), stages.train_segmentation(smoke_run)
-    assert len(outputs(pseudo)) == len(smoke_run.ids("train")) and len(outputs(final)) == len(
-        smoke_run.ids("val")
-    )
+    assert len(outputs(pseudo)) == len(smoke_run.ids("train")) and len(outputs(final)) == len(smoke_run.ids("val"))
     for stage in (pseudo, final):
         for path in (stage.path / "masks").iterdir():
             assert read_mask(path).shape == (64, 64) and set(read_mask(path).ravel()) <= {0, 1, 2, 3, 4, 5, 6}

@@ -56,10 +56,7 @@ def test_a_scene_does_not_depend_on_how_many_there_are(tmp_path):
 def test_folder_is_in_voc_layout(tmp_path):
     root = generate(tmp_path / "deep" / "toy", SMALL)
     assert (root / "classes.txt").read_text().split() == list(CLASSES)
-    ids = {
-        split: (root / f"ImageSets/Segmentation/{split}.txt").read_text().split()
-        for split in ("train", "val")
-    }
+    ids = {split: (root / f"ImageSets/Segmentation/{split}.txt").read_text().split() for split in ("train", "val")}
     assert [len(names) for names in ids.values()] == [6, 3]
     rows = list(csv.DictReader((root / "labels.csv").open()))
     assert [row["image_id"] for row in rows] == ids["train"] + ids["val"]

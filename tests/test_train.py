@@ -2,6 +2,7 @@
 
 import csv
 import shutil
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -158,7 +159,7 @@ def test_loading_weights_of_another_architecture_is_one_line(training, tmp_path)
 
 def test_poly_schedule_falls_to_zero_monotonically():
     rates = [poly_lr(0.1, k, 50) for k in range(51)]
-    assert rates[0] == 0.1 and rates[-1] == 0 and all(a > b for a, b in zip(rates, rates[1:], strict=False))
+    assert rates[0] == 0.1 and rates[-1] == 0 and all(a > b for a, b in pairwise(rates))
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,6 @@ import base64
 import os
 import re
 import shutil
-import statistics
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -36,8 +35,6 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "09_compare": (),
 }
 CELL_TIMEOUT = {"smoke": 300, "demo": 900}  # seconds; other profiles may take as long as they need
-STAGES = ("classifier", "cams", "pseudo_masks", "segmentation")
-SCORES = ("map", "miou", "pixel_accuracy")
 
 
 @dataclass(frozen=True)
@@ -463,55 +460,6 @@ def save_pictures(notebook: Path) -> list[Path]:
     return paths
 
 
-def results(rows: Iterable[Mapping[str, Any]]) -> str:
-    """A table of scores in percent: mean, standard deviation over seeds, and the number of seeds.
-
-    Parameters
-    ----------
-    rows : iterable of mapping
-        Finished stages, as `wsss_lib.runs.collect` gives them.
-
-    Returns
-    -------
-    str
-
-    Examples
-    --------
-    >>> row = {"dataset": "toy", "profile": "demo", "pipeline": "cam", "stage": "cams"}
-    >>> print(results([{**row, "seed": k, "metrics": {"miou": v}} for k, v in enumerate([0.4, 0.5])]))
-    dataset  profile  pipeline  stage  score  mean ± std (%)  seeds
-    toy      demo     cam       cams   miou       45.0 ± 7.1      2
-    """
-    groups: dict[tuple, list[float]] = {}
-    for row in rows:
-        place = STAGES.index(row["stage"]) if row["stage"] in STAGES else len(STAGES)
-        for score, value in _scores(row["metrics"]):
-            key = (row["dataset"], row["profile"], row["pipeline"], place, row["stage"], score)
-            groups.setdefault(key, []).append(100 * value)
-    lines = [("dataset", "profile", "pipeline", "stage", "score", "mean ± std (%)", "seeds")]
-    for key in sorted(groups, key=lambda k: k[:5]):  # scores keep the order in which a stage reports them
-        values = groups[key]
-        spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
-        shown = f"{statistics.fmean(values):.1f}{spread}"
-        lines.append((*key[:3], key[4], key[5], shown, str(len(values))))
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    right = len(widths) - 2
-    return "\n".join(
-        "  ".join(t.rjust(w) if i >= right else t.ljust(w) for i, (t, w) in enumerate(zip(line, widths, strict=True)))
-        for line in lines
-    )
-
-
-def _scores(metrics: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, float]]:
-    """The scores of a stage and of reports inside it (`fixed miou-7`: over 7 classes)."""
-    for key, value in metrics.items():
-        if isinstance(value, Mapping):
-            yield from _scores(value, f"{prefix}{key} ")
-        elif key in SCORES and isinstance(value, int | float):
-            classes = metrics.get("miou_classes", ()) if key == "miou" else ()
-            yield f"{prefix}{key}{f'-{len(classes)}' if classes else ''}", float(value)
-
-
 def listing(folder: Path, needs: Mapping[str, tuple[str, ...]] = NEEDS) -> str:
     """The notebooks with their titles and what they need.
 
@@ -574,6 +522,12 @@ def parser() -> argparse.ArgumentParser:
         "--set", dest="override", action="append", nargs="+", default=[], metavar="SECTION.KEY=VALUE",
         help="depart from the profile's settings, as cam.epochs=3",
     )  # fmt: skip
+    one.add_argument(
+        "--resume",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="continue what an interrupted run left (default), or compute unfinished stages from the start",
+    )
     one.add_argument("--timeout", type=int, metavar="S", help="seconds that one cell may take; 0: no limit")
     two = commands.add_parser("results", help="table of all scores", description="Scores of all finished runs.")
     two.add_argument("--runs-root", default="", metavar="DIR", help="where runs are kept; default: runs/")
@@ -612,6 +566,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(args: argparse.Namespace) -> int:
+    # Threads that wait give their core away: beside another computation the opposite is up to 100 times slower.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     outcomes = run(
         args.names,
         profile=args.profile,
@@ -619,7 +575,10 @@ def _run(args: argparse.Namespace) -> int:
         data_root=args.data_root,
         runs_root=args.runs_root,
         parameters=parse_pairs(args.parameter, "-p"),
-        overrides=parse_pairs([pair for pairs in args.override for pair in pairs], "--set"),
+        overrides={
+            **parse_pairs([pair for pairs in args.override for pair in pairs], "--set"),
+            **({} if args.resume else {"machine.resume": False}),
+        },
         timeout=args.timeout,
     )
     written = [outcome.path for outcome in outcomes if outcome.path]
@@ -630,12 +589,14 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def _results(args: argparse.Namespace) -> int:
+    from wsss_lib import results
     from wsss_lib.project import runs_root
-    from wsss_lib.runs import collect
 
     root = Path(args.runs_root or runs_root())
-    rows = collect(root)
-    print(results(rows) if rows else f"no finished runs in {_short(root)}: start with wsss run all")
+    table = results.table(root)
+    print(
+        f"no finished runs in {_short(root)}: start with wsss run all" if table.empty else table.to_string(index=False)
+    )
     return 0
 
 

@@ -286,20 +286,24 @@ def localize(
     """
     ids, cam_dir, device = list(dict.fromkeys(ids)), Path(cam_dir), torch.device(device)
     cam_dir.mkdir(parents=True, exist_ok=True)
-    missing = [image_id for image_id in ids if not zipfile.is_zipfile(cam_dir / f"{image_id}.npz")]
+    missing = {image_id for image_id in ids if not zipfile.is_zipfile(cam_dir / f"{image_id}.npz")}
     if not missing:
         return 0
     network = inference_copy(method, device)
     bar = tqdm(total=len(ids), initial=len(ids) - len(missing), desc="CAMs", unit="image", mininterval=1.0)
     with torch.inference_mode(), bar:
-        for size, group in _batches_of_one_size(folder, missing, batch_size):
+        for size, group in _batches_of_one_size(folder, ids, batch_size):
+            if missing.isdisjoint(group):
+                continue
+            # A batch is computed whole even if one map is missing: in other company its last digits would differ.
             image = normalize(torch.stack([folder.image(image_id) for image_id in group]).to(device))
             label = folder.labels(group).to(device)
             image = image.contiguous(memory_format=torch.channels_last)
             cam = normalize_cam(multi_scale_cam(network, image, scales, flip, stride), label)
             for image_id, one, present in zip(group, cam, label, strict=True):
-                save_cam(cam_dir / f"{image_id}.npz", one, present, size)
-            bar.update(len(group))
+                if image_id in missing:
+                    save_cam(cam_dir / f"{image_id}.npz", one, present, size)
+                    bar.update()
     return len(missing)
 
 

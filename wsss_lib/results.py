@@ -53,9 +53,7 @@ def paper(**where: str) -> pd.DataFrame:
     table["value"] = pd.to_numeric(table["value"], errors="coerce")
     for column, value in where.items():
         if column not in table:
-            raise WsssError(
-                f"{column!r}: no such column of the papers' numbers; there are {', '.join(table)}"
-            )
+            raise WsssError(f"{column!r}: no such column of the papers' numbers; there are {', '.join(table)}")
         table = table[table[column] == value]
     return table
 
@@ -85,9 +83,7 @@ def read(name: str) -> pd.DataFrame:
     """
     path = project_root() / "results" / f"{name}.csv"
     if not path.is_file():
-        raise WsssError(
-            f"results/{name}.csv: no such table; see results/README.md for the command that makes it"
-        )
+        raise WsssError(f"results/{name}.csv: no such table; see results/README.md for the command that makes it")
     return pd.read_csv(path, comment="#")
 
 
@@ -115,16 +111,14 @@ def record(path: str | Path, table: pd.DataFrame, command: str, settings: str) -
     """
     versions = ", ".join(f"{name} {metadata.version(name)}" for name in ("torch", "torchvision", "numpy"))
     text = io.StringIO()
-    text.write(
-        f"# command: {command}\n# settings: {settings}\n# versions: {versions}\n# date: {date.today()}\n"
-    )
+    text.write(f"# command: {command}\n# settings: {settings}\n# versions: {versions}\n# date: {date.today()}\n")
     table.to_csv(text, index=False, float_format="%.4g", lineterminator="\n")
     with atomic_open(path) as f:
         f.write(text.getvalue())
 
 
 def table(root: str | Path | None = None) -> pd.DataFrame:
-    """The scores of all runs below a root: one row a pipeline, mean ± standard deviation over its seeds.
+    """The scores of all runs below a root, mean and standard deviation over seeds.
 
     Parameters
     ----------
@@ -134,31 +128,24 @@ def table(root: str | Path | None = None) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        Columns dataset, profile, pipeline, seeds, and a column a score, in percent; "" where a stage has not run.
-        A mean over fewer seeds than the row's says so.
+        Columns dataset, profile, pipeline, score, ``mean ± std (%)`` and seeds; a row a score, in the order of the
+        stages.
 
     Examples
     --------
     >>> table("no/such/folder").empty
     True
     """
-    scores, seeds = {}, {}
+    found: dict[tuple, list[float]] = {}
     for row in collect(root):
-        key = (row["dataset"], row["profile"], row["pipeline"])
-        seeds.setdefault(key, set()).add(row["seed"])
-        for stage, name, path in SCORES:
+        for place, (stage, name, path) in enumerate(SCORES):
             value = _dig(row["metrics"], path) if stage == row["stage"] else None
             if value is not None:
-                scores.setdefault(key, {}).setdefault(name, []).append(value)
-    lines = []
-    for key, of_seed in seeds.items():
-        line = dict(zip(("dataset", "profile", "pipeline"), key, strict=True)) | {"seeds": len(of_seed)}
-        for _, name, _ in SCORES:
-            values = scores.get(key, {}).get(name, [])
-            few = f" (n={len(values)})" if 0 < len(values) < len(of_seed) else ""
-            line[name] = mean_std(values) + few if values else ""
-        lines.append(line)
-    return pd.DataFrame(lines)
+                key = (row["dataset"], row["profile"], row["pipeline"], place, name)
+                found.setdefault(key, []).append(value)
+    columns = ["dataset", "profile", "pipeline", "score", "mean ± std (%)", "seeds"]
+    lines = [(*key[:3], key[4], mean_std(values), len(values)) for key, values in sorted(found.items())]
+    return pd.DataFrame(lines, columns=columns)
 
 
 def _dig(tree, path):

@@ -323,9 +323,7 @@ def collect(root: str | Path | None = None) -> list[dict]:
             continue  # unfinished, damaged, or moved aside when its settings changed
         keys = ("dataset", "profile", "method", "pipeline", "seed", "stage")
         rows.append({**{k: config[k] for k in keys}, "metrics": metrics})
-    return sorted(
-        rows, key=lambda r: tuple(str(r[k]) for k in ("dataset", "profile", "pipeline", "stage", "seed"))
-    )
+    return sorted(rows, key=lambda r: tuple(str(r[k]) for k in ("dataset", "profile", "pipeline", "stage", "seed")))
 
 
 def _plain(section) -> dict:

@@ -195,9 +195,7 @@ def score_masks(folder: VOCFolder, ids: Sequence[str], mask_dir: Path, classes: 
     for image_id in tqdm(ids, desc="score masks", unit="image", mininterval=1.0):
         path = Path(mask_dir) / f"{image_id}.png"
         if not path.is_file():
-            raise DataError(
-                f"{path.name}: no such mask in {path.parent.name}/; run the stage that makes it again"
-            )
+            raise DataError(f"{path.name}: no such mask in {path.parent.name}/; run the stage that makes it again")
         scores.update(group_of(folder, image_id), folder.mask(image_id).numpy(), read_mask(path))
     matrices = list(scores.groups.values())
     report = sum(matrices[1:], matrices[0]).report(folder.classes, classes)

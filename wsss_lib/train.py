@@ -85,9 +85,7 @@ def pick_device(name: str = "auto") -> torch.device:
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if name.startswith("cuda") and not torch.cuda.is_available():
-        raise WsssError(
-            f"machine.device={name!r}: this machine has no GPU that torch can use; take 'auto' or 'cpu'"
-        )
+        raise WsssError(f"machine.device={name!r}: this machine has no GPU that torch can use; take 'auto' or 'cpu'")
     return torch.device(name)
 
 
@@ -198,8 +196,9 @@ def fit(
     dataset : Dataset
         Indexed by ``(index, seed)``, as `wsss_lib.data.TrainingSet`.
     recipe : mapping
-        ``epochs, max_steps, batch_size, micro_batch_size, lr, classifier_factor, momentum, weight_decay, poly_power, precision``:
-        a section of the settings. The loss of a batch is the mean over its micro-batches, weighted by size.
+        A section of the settings: ``epochs, max_steps, batch_size, micro_batch_size, lr, classifier_factor,
+        momentum, weight_decay, poly_power, precision``. The loss of a batch is the mean over its micro-batches,
+        weighted by size.
     seed : int
         Of every random draw.
     checkpoint, log : path
@@ -313,9 +312,7 @@ def load_weights(model: nn.Module, checkpoint: str | Path) -> nn.Module:
         model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True)["model"])
     except Exception as error:
         reason = str(error).splitlines()[0]
-        raise WsssError(
-            f"{path}: not a checkpoint of this model ({reason}); delete it and train again"
-        ) from error
+        raise WsssError(f"{path}: not a checkpoint of this model ({reason}); delete it and train again") from error
     return model.eval()
 
 

@@ -276,9 +276,7 @@ def sweep(
     return figure
 
 
-def bars(
-    values: Mapping[str, float], ylabel: str, errors: Mapping[str, float] | None = None, width: float = 5
-):
+def bars(values: Mapping[str, float], ylabel: str, errors: Mapping[str, float] | None = None, width: float = 5):
     """Named values as horizontal bars, each with its number.
 
     Parameters

@@ -100,7 +100,12 @@ print(f"{folder.n_classes} classes:", ", ".join(folder.classes))
 # Bearman et al. (2016) measured both on VOC 2012, and two kinds of supervision between them:
 
 # %%
-seconds = {"labels of the image": 20.0, "one point in each object": 22.1, "a scribble in each object": 34.9, "full masks": 239.7}
+seconds = {
+    "labels of the image": 20.0,
+    "one point in each object": 22.1,
+    "a scribble in each object": 34.9,
+    "full masks": 239.7,
+}
 viz.show(
     viz.bars(seconds, "seconds per image"),
     "Time that a person needs for one image of VOC 2012, after Bearman et al. (2016). Labels cost a twelfth of masks.",
@@ -136,7 +141,9 @@ def sketch(index):
     scene = toy.draw_scene(toy.ToyScenes(**dials), index)
     plain = toy.draw_scene(toy.ToyScenes(**dials, part_contrast=0.0), index)
     part = (scene.image.astype(int) != plain.image).any(-1)  # the telling part: all that this dial changes
-    blurred = [gaussian_blur(torch.tensor(m)[None].float(), [31, 31], [s])[0] for m, s in ((part, 3), (scene.mask > 0, 4))]
+    blurred = [
+        gaussian_blur(torch.tensor(m)[None].float(), [31, 31], [s])[0] for m, s in ((part, 3), (scene.mask > 0, 4))
+    ]
     cam = 0.75 * blurred[0] / blurred[0].max() + 0.25 * blurred[1] / blurred[1].max()
     k = int(scene.mask.max())
     return scene, cam, k * (cam > 0.35), k * (blurred[1] > 0.42)
@@ -156,16 +163,26 @@ pictures = {
     "pseudo mask": viz.overlay_mask(scene.image, pseudo),
     "masks of\nnew images": viz.overlay_mask(scene.image, scene.mask),
 }
-work = ["train a\nclassifier, ask\nwhere it looks", "cut at a\nthreshold", "follow the\nimage's edges", "train a\nsegmentation\nnetwork"]
+work = [
+    "train a\nclassifier, ask\nwhere it looks",
+    "cut at a\nthreshold",
+    "follow the\nimage's edges",
+    "train a\nsegmentation\nnetwork",
+]
 figure, axes = plt.subplots(1, 5, figsize=(12, 2.3), gridspec_kw={"wspace": 1.05})
 for axis, (name, picture) in zip(axes, pictures.items(), strict=True):
     axis.imshow(picture)
     axis.set(xticks=[], yticks=[])
     axis.set_xlabel(name, fontsize=9)
 for axis, text in zip(axes, work, strict=False):
-    axis.annotate("", (1.97, 0.5), (1.08, 0.5), "axes fraction", arrowprops={"arrowstyle": "-|>", "lw": 2, "color": viz.COLORS[0]})
+    axis.annotate(
+        "", (1.97, 0.5), (1.08, 0.5), "axes fraction", arrowprops={"arrowstyle": "-|>", "lw": 2, "color": viz.COLORS[0]}
+    )
     axis.text(1.52, 0.58, text, transform=axis.transAxes, ha="center", va="bottom", fontsize=8.5)
-viz.show(figure, "The whole way: label, class activation map, seed, pseudo mask, segmentation. The maps and masks are sketches.")
+viz.show(
+    figure,
+    "The whole way: label, class activation map, seed, pseudo mask, segmentation. The maps and masks are sketches.",
+)
 
 # %% [markdown]
 # In words, with the names that the kit uses for its stages:
@@ -321,7 +338,9 @@ print(f"library: {scores.miou():.3f}, by hand: {miou:.3f}")
 second_truth, second = np.array([[1, 1], [1, 1]]), np.array([[1, 1], [0, 0]])
 alone = ConfusionMatrix(3)
 alone.update(second_truth, second)
-print(f"one table over both images {(scores + alone).miou():.3f}, mean of two images {(scores.miou() + alone.miou()) / 2:.3f}")
+print(
+    f"one table over both images {(scores + alone).miou():.3f}, mean of two images {(scores.miou() + alone.miou()) / 2:.3f}"
+)
 
 # %% [markdown]
 # ## The data
@@ -460,7 +479,9 @@ viz.show(
 def turned(scene, context_bias, pair_bias, part_contrast):
     drawn = draw(scene, context_bias=context_bias, pair_bias=pair_bias, part_contrast=part_contrast)
     masked = viz.overlay_mask(drawn.image, drawn.mask)
-    return viz.grid([[drawn.image, masked]], [" + ".join(drawn.labels), f"on {drawn.context}, agrees: {drawn.agrees}"], size=2.3)
+    return viz.grid(
+        [[drawn.image, masked]], [" + ".join(drawn.labels), f"on {drawn.context}, agrees: {drawn.agrees}"], size=2.3
+    )
 
 
 explorer = widgets.explore(
@@ -491,9 +512,15 @@ explorer = widgets.explore(
 # %%
 if on_toy:
     b, p = scenes.context_bias, scenes.pair_bias
-    share = {split: np.mean([folder.context[i].agrees for i in ids]) for split, ids in (("train", train_ids), ("val", val_ids))}
+    share = {
+        split: np.mean([folder.context[i].agrees for i in ids])
+        for split, ids in (("train", train_ids), ("val", val_ids))
+    }
     expected = b + (1 - b) * (1 + p) / 6
-    figure = viz.bars({"train": 100 * share["train"], "train, by the formula": 100 * expected, "val": 100 * share["val"]}, "scenes that agree with the bias (%)")
+    figure = viz.bars(
+        {"train": 100 * share["train"], "train, by the formula": 100 * expected, "val": 100 * share["val"]},
+        "scenes that agree with the bias (%)",
+    )
     viz.show(figure, "How many scenes show an object on its own context. In val this happens only by chance.")
     assert abs(share["train"] - expected) < 4 * (expected * (1 - expected) / len(train_ids)) ** 0.5
 else:
@@ -509,11 +536,26 @@ if on_toy:
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
     for axis, ids, split in zip(axes, (train_ids, val_ids), ("train", "val"), strict=True):
         pairs = [(name, folder.context[i].context) for i in ids for name in folder.class_names(i)]
-        table = pd.crosstab(*map(list, zip(*pairs, strict=True)), normalize="index").reindex(index=toy.CLASSES, columns=toy.CONTEXTS, fill_value=0)
-        sns.heatmap(100 * table, ax=axis, cmap=viz.HEAT, vmin=0, vmax=100, annot=True, fmt=".0f", annot_kws={"fontsize": 8}, cbar=False)
+        table = pd.crosstab(*map(list, zip(*pairs, strict=True)), normalize="index").reindex(
+            index=toy.CLASSES, columns=toy.CONTEXTS, fill_value=0
+        )
+        sns.heatmap(
+            100 * table,
+            ax=axis,
+            cmap=viz.HEAT,
+            vmin=0,
+            vmax=100,
+            annot=True,
+            fmt=".0f",
+            annot_kws={"fontsize": 8},
+            cbar=False,
+        )
         axis.set(title=split, xlabel="", ylabel="")
         axis.tick_params(axis="y", rotation=0)
-    viz.show(figure, "On which context the scenes of a class lie, in percent of its scenes. The diagonal is each object's own.")
+    viz.show(
+        figure,
+        "On which context the scenes of a class lie, in percent of its scenes. The diagonal is each object's own.",
+    )
 else:
     print("No context is known here; the next figure needs labels only.")
 
@@ -534,7 +576,10 @@ for axis, ids, split in zip(axes, (train_ids, val_ids), ("train", "val"), strict
     )  # fmt: skip
     axis.set_title(split)
     axis.tick_params(axis="y", rotation=0)
-viz.show(figure, "Of the images with the row's class, how many also show the column's class (%). Toy partners stand out in train.")
+viz.show(
+    figure,
+    "Of the images with the row's class, how many also show the column's class (%). Toy partners stand out in train.",
+)
 
 # %% [markdown]
 # ## What a training sample holds
@@ -548,7 +593,15 @@ transform = train_transform(tuple(recipe.long_side), recipe.crop, tuple(recipe.j
 training = TrainingSet(folder, train_ids, transform)
 sample = training[0, 1234]
 print("fields:", ", ".join(sample._fields))
-print("image", tuple(sample.image.shape), sample.image.dtype, "| label", sample.label.int().tolist(), "| id", sample.image_id)
+print(
+    "image",
+    tuple(sample.image.shape),
+    sample.image.dtype,
+    "| label",
+    sample.label.int().tolist(),
+    "| id",
+    sample.image_id,
+)
 print("anything with 'mask' in its name:", [name for name in vars(training) if "mask" in name.lower()])
 assert sample._fields == ("image", "label", "image_id")
 

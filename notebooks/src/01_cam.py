@@ -65,14 +65,15 @@ import torch.nn.functional as F
 from data_prep.ready import ready
 from wsss_lib import localize, methods, results, stages, viz, widgets
 from wsss_lib.data.transforms import denormalize, normalize
-from wsss_lib.metrics import cam_energy
 from wsss_lib.runs import Run
 from wsss_lib.settings import load
 
 settings = load(profile, overrides)
 folder = ready(settings, dataset, data_root)
 run = Run(settings, folder, method="cam", seed=seed, root=runs_root)
-print(f"torch {torch.__version__}, device {stages.pick_device(settings.machine.device)}, profile {profile}, seed {seed}")
+print(
+    f"torch {torch.__version__}, device {stages.pick_device(settings.machine.device)}, profile {profile}, seed {seed}"
+)
 
 # %% [markdown]
 # The classes, and how many images the classifier may learn from. Of each training image it sees the pixels and the
@@ -96,13 +97,34 @@ example_classes = [folder.classes[k] for k in np.flatnonzero(label)]
 
 figure, axes = plt.subplots(2, 1, figsize=(8.2, 2.4), layout="constrained")
 ways = {
-    "score": ["image", "features\n$f_c(p)$", "average over\nplaces $p$", "weigh with $\\theta_{kc}$,\nadd over $c$", "score $s_k$"],
-    "map": ["image", "features\n$f_c(p)$", "weigh with $\\theta_{kc}$,\nadd over $c$", "a map\n$M_k(p)$", "average over\nplaces $p$", "score $s_k$"],
+    "score": [
+        "image",
+        "features\n$f_c(p)$",
+        "average over\nplaces $p$",
+        "weigh with $\\theta_{kc}$,\nadd over $c$",
+        "score $s_k$",
+    ],
+    "map": [
+        "image",
+        "features\n$f_c(p)$",
+        "weigh with $\\theta_{kc}$,\nadd over $c$",
+        "a map\n$M_k(p)$",
+        "average over\nplaces $p$",
+        "score $s_k$",
+    ],
 }
-for axis, (name, steps) in zip(axes, ways.items(), strict=True):
+for axis, steps in zip(axes, ways.values(), strict=True):
     for i, step in enumerate(steps):
         colour = viz.COLORS[1] if step.startswith("a map") else viz.COLORS[0]
-        axis.text(i, 0, step, ha="center", va="center", fontsize=9, bbox={"boxstyle": "round", "fc": "white", "ec": colour, "lw": 2})
+        axis.text(
+            i,
+            0,
+            step,
+            ha="center",
+            va="center",
+            fontsize=9,
+            bbox={"boxstyle": "round", "fc": "white", "ec": colour, "lw": 2},
+        )
     axis.set(xlim=(-0.5, 5.5), ylim=(-0.5, 0.5))
     axis.axis("off")
 viz.show(figure, "Two ways to the same score. The lower one passes a map, and that map is the CAM.")
@@ -223,7 +245,9 @@ viz.show(viz.losses(log, ["classify"]), "The classification loss, each step and 
 # split of the toy scenes is drawn **without** context bias, so a classifier that has learnt the context loses here.
 
 # %% tags=["nbval-ignore-output"]
-precision = {name: np.nan if v is None else 100 * v for name, v in classifier_stage.metrics["average_precision"].items()}
+precision = {
+    name: np.nan if v is None else 100 * v for name, v in classifier_stage.metrics["average_precision"].items()
+}
 viz.show(viz.bars(precision, "average precision on val (%)"), "How well each class is recognised on the val split.")
 
 # %% [markdown]
@@ -310,7 +334,12 @@ chosen = {"best": ranked[-3:], "middle": ranked[len(ranked) // 2 : len(ranked) /
 
 def row_of(image_id):
     picture, cam, seed_mask, truth = look(image_id)
-    return [picture, viz.overlay_cam(picture, cam.amax(0)), viz.overlay_mask(picture, seed_mask), viz.overlay_mask(picture, truth)]
+    return [
+        picture,
+        viz.overlay_cam(picture, cam.amax(0)),
+        viz.overlay_mask(picture, seed_mask),
+        viz.overlay_mask(picture, truth),
+    ]
 
 
 ids = [i for group in chosen.values() for i in group]
@@ -328,7 +357,12 @@ viz.show(figure, "Seeds from best to worst. The worst find a part, or a piece of
 # %%
 def draw_threshold(image, threshold):
     picture, cam, seed_mask, truth = look(seed_ids[image], threshold)
-    pictures = [picture, viz.overlay_cam(picture, cam.amax(0)), viz.overlay_mask(picture, seed_mask), viz.overlay_mask(picture, truth)]
+    pictures = [
+        picture,
+        viz.overlay_cam(picture, cam.amax(0)),
+        viz.overlay_mask(picture, seed_mask),
+        viz.overlay_mask(picture, truth),
+    ]
     return viz.grid([pictures], ["image", "CAM", f"seed at {threshold:.2f}", "true mask"], size=1.6)
 
 
@@ -348,7 +382,11 @@ levels = (0.05, 0.15, 0.25, 0.4, 0.6)
 picture = folder.image(strip_id)
 strip = [viz.overlay_mask(picture, look(strip_id, t)[2]) for t in levels]
 viz.show(
-    viz.grid([[picture, *strip, viz.overlay_mask(picture, folder.mask(strip_id))]], ["image", *map(str, levels), "truth"], size=1.25),
+    viz.grid(
+        [[picture, *strip, viz.overlay_mask(picture, folder.mask(strip_id))]],
+        ["image", *map(str, levels), "truth"],
+        size=1.25,
+    ),
     "From left to right the threshold rises, and the seed shrinks from the whole surroundings to the peak of the map.",
 )
 
@@ -392,7 +430,9 @@ else:
 # %% tags=["nbval-ignore-output"]
 if "groups" in score:
     groups = {name: 100 * miou for name, miou in score["groups"].items()}
-    viz.show(viz.bars(groups, "seed mIoU (%)"), "Seeds of images that agree with the context bias, and of those that do not.")
+    viz.show(
+        viz.bars(groups, "seed mIoU (%)"), "Seeds of images that agree with the context bias, and of those that do not."
+    )
 
 # %% [markdown]
 # The next figure was measured once, with three seeds at each point, by the command in the table's header; it is shown
@@ -403,7 +443,9 @@ if "groups" in score:
 if folder.name == "toy":
     curve = results.read("context_bias")
     figure, axes = plt.subplots(1, 2, figsize=(8, 2.8), layout="constrained")
-    for axis, column, title in zip(axes, ["seed_miou_best", "energy_context"], ["seed mIoU (%)", "CAM energy on context (%)"], strict=True):
+    for axis, column, title in zip(
+        axes, ["seed_miou_best", "energy_context"], ["seed mIoU (%)", "CAM energy on context (%)"], strict=True
+    ):
         points = curve.groupby("context_bias")[column].agg(["mean", "std"])
         axis.errorbar(points.index, points["mean"], points["std"], color=viz.COLORS[0], marker="o", capsize=3)
         axis.set(xlabel="context bias", ylabel=title)
@@ -427,7 +469,10 @@ viz.show(
 )
 
 # %% tags=["nbval-ignore-output"]
-rows = {name: {"threshold": score[name]["threshold"], "seed mIoU (%)": 100 * score[name]["miou"]} for name in ("fixed", "best")}
+rows = {
+    name: {"threshold": score[name]["threshold"], "seed mIoU (%)": 100 * score[name]["miou"]}
+    for name in ("fixed", "best")
+}
 print("classes in the mean:", ", ".join(score["fixed"]["miou_classes"]))
 pd.DataFrame(rows).T.round({"threshold": 2, "seed mIoU (%)": 1})
 
@@ -448,7 +493,7 @@ viz.show(viz.bars(by_class, "IoU of the seed at the fixed threshold (%)"), "Inte
 paper = results.paper(stage="seed", split="train", dataset="voc12", metric="mIoU")
 paper = paper[(paper["method"] == "baseline") & paper["kind"].eq("main")]
 table = paper[["paper", "source", "host", "backbone", "value"]].rename(columns={"value": "paper: seed mIoU (%)"})
-table = table.assign(**{f"here: seed mIoU on {folder.name} (%)": ""}).reset_index(drop=True)
+table = table.assign(**{f"here: seed mIoU on {folder.name} (%)": ""}).astype(object).reset_index(drop=True)
 table.loc[len(table)] = ["this run", profile, "cam", settings.backbone.name, "", f"{100 * score['best']['miou']:.1f}"]
 table
 

@@ -80,7 +80,9 @@ from wsss_lib.settings import load
 settings = load(profile, overrides)
 folder = ready(settings, dataset, data_root)
 run = Run(settings, folder, method=method, seed=seed, root=runs_root)
-print(f"torch {torch.__version__}, device {stages.pick_device(settings.machine.device)}, profile {profile}, seed {seed}")
+print(
+    f"torch {torch.__version__}, device {stages.pick_device(settings.machine.device)}, profile {profile}, seed {seed}"
+)
 
 # %% [markdown]
 # Pseudo masks are made for the training images and scored on the split that papers score them on. No network is
@@ -136,7 +138,10 @@ for where in (on_object, beside if beside.any() else truth == 0):
     pixel = tuple(places[((places - centre) ** 2).sum(1).argmin()].tolist())
     rows.append([viz.overlay_mask(picture, np.where(listens_to(pixel)[0] > 0.99, 255, 0), 1.0), *listens_to(pixel)])
 figure = viz.grid(rows, ["the pixel", "close", "close and alike"], ["on the object", "beside it"], size=1.9)
-viz.show(figure, "To whom does a pixel (white spot) listen? By place alone it listens across the outline. With colour, it stays on its own side.")
+viz.show(
+    figure,
+    "To whom does a pixel (white spot) listen? By place alone it listens across the outline. With colour, it stays on its own side.",
+)
 
 # %% [markdown]
 # Nobody told the CRF what an object is. The outline in the right column comes from the colours of this one image. A seed
@@ -205,7 +210,9 @@ for colour, exponent in zip(viz.COLORS, (1, 4, 16, 32), strict=False):
     print(f"alpha {exponent:2d}: the class wins from activation {crossing:.2f} on")
 axis.set(xlabel="strongest activation $m$", ylabel="score")
 axis.legend(frameon=False, fontsize=8)
-viz.show(figure, "The background's score for four exponents. The higher the exponent, the sooner the class (dashed) wins.")
+viz.show(
+    figure, "The background's score for four exponents. The higher the exponent, the sooner the class (dashed) wins."
+)
 
 # %% [markdown]
 # So **without a CRF, $\alpha$ is the background threshold of notebook 01 in disguise**: $\alpha=4$ says the same as
@@ -226,7 +233,9 @@ def shrink(image_id, side=32):
     picture = Image.fromarray(viz.as_array(folder.image(image_id)))
     truth = Image.fromarray(folder.mask(image_id).numpy())
     size = tuple(max(1, round(side * length / max(picture.size))) for length in picture.size)
-    return np.asarray(picture.resize(size, Image.Resampling.BOX)), np.asarray(truth.resize(size, Image.Resampling.NEAREST))
+    return np.asarray(picture.resize(size, Image.Resampling.BOX)), np.asarray(
+        truth.resize(size, Image.Resampling.NEAREST)
+    )
 
 
 small, small_truth = shrink(easy)
@@ -347,7 +356,10 @@ for name, image_id in {"easy": easy, "hard": hard}.items():
     exact[name] = mean_field(*problems[name][1:], small_crf.iterations)
     rows.append([image, *(exact[name][t][1] for t in shown), (true_mask > 0) * 1.0])
 figure = viz.grid(rows, ["image", *[f"iteration {t}" for t in shown], "true mask"], list(exact), size=1.25)
-viz.show(figure, "Mean-field iterations: the probability of the class, from 0 (dark) to 1 (bright). The last column is the true mask.")
+viz.show(
+    figure,
+    "Mean-field iterations: the probability of the class, from 0 (dark) to 1 (bright). The last column is the true mask.",
+)
 
 # %% [markdown]
 # In the toy scenes the easy object grows to nearly its full shape. Look closely, though: a part of *another* colour, such as
@@ -366,8 +378,13 @@ def energy(labels, p, pairs):
 
 curves = {name: [energy(q.argmax(0).ravel(), *problems[name][1:]) for q in states] for name, states in exact.items()}
 figure, axis = plt.subplots(figsize=(5, 2.6), layout="constrained")
-pd.DataFrame(curves).plot(ax=axis, style=["o-", "s--"], color=viz.COLORS[:2], xlabel="iteration", ylabel="energy $E(x)$", ylim=(0, None))
-viz.show(figure, "The energy of the preferred labelling falls and then stays. How well the labelling fits the true mask it does not know.")
+pd.DataFrame(curves).plot(
+    ax=axis, style=["o-", "s--"], color=viz.COLORS[:2], xlabel="iteration", ylabel="energy $E(x)$", ylim=(0, None)
+)
+viz.show(
+    figure,
+    "The energy of the preferred labelling falls and then stays. How well the labelling fits the true mask it does not know.",
+)
 
 # %% [markdown]
 # All pixels update at once, so nothing *guarantees* that the energy falls at each step; in practice it nearly always does.
@@ -380,7 +397,11 @@ viz.show(figure, "The energy of the preferred labelling falls and then stays. Ho
 # How far would brute force carry? The matrix has a row and a column for each pixel.
 
 # %%
-for name, n in {"the small image": small_truth.size, "an image of this data set": truth.numel(), "a VOC image": 375 * 500}.items():
+for name, n in {
+    "the small image": small_truth.size,
+    "an image of this data set": truth.numel(),
+    "a VOC image": 375 * 500,
+}.items():
     print(f"{name}: {n:,} pixels, a matrix of {8 * n**2 / 1e9:,.2f} GB")
 
 # %% [markdown]
@@ -406,7 +427,10 @@ for name, (image, p, _) in problems.items():
     rows.append([image, by_hand[1], by_lattice[1], np.abs(by_lattice - by_hand)[1]])
 print("brute force and pydensecrf choose the same label at 97 % of the pixels, or more")
 figure = viz.grid(rows, ["image", "brute force", "pydensecrf", "difference"], list(problems), size=1.5)
-viz.show(figure, "The exact sums and the lattice side by side. They differ at few pixels, on outlines, where both were undecided.")
+viz.show(
+    figure,
+    "The exact sums and the lattice side by side. They differ at few pixels, on outlines, where both were undecided.",
+)
 
 # %% [markdown]
 # ## From activation maps to pseudo masks
@@ -469,13 +493,18 @@ def with_all_classes(image_id):
     with torch.no_grad():
         cam = localize.multi_scale_cam(classifier, image, scales=settings.localize.scales, flip=True, stride=1)
     maps = localize.normalize_cam(cam, torch.ones(1, folder.n_classes))[0].numpy()
-    return pseudo_mask(viz.as_array(folder.image(image_id)), maps, np.arange(folder.n_classes), MaskSettings(alpha=alpha, crf=crf))
+    return pseudo_mask(
+        viz.as_array(folder.image(image_id)), maps, np.arange(folder.n_classes), MaskSettings(alpha=alpha, crf=crf)
+    )
 
 
 classifier = stages.load_classifier(run).cpu()
 rows = [row_of(i, with_all_classes(i), refine(i)) for i in alone[:3]]
 figure = viz.grid(rows, ["image", "all classes", "classes present", "true mask"], size=1.3)
-viz.show(viz.legend(figure, folder.classes, 4), "Without the image-level label each class claims its piece of the image. With it, only what is there can appear.")
+viz.show(
+    viz.legend(figure, folder.classes, 4),
+    "Without the image-level label each class claims its piece of the image. With it, only what is there can appear.",
+)
 
 # %% [markdown]
 # **Speed.** Each label is blurred separately, so the time grows with the number of labels, once they are more than a few. Here
@@ -488,7 +517,9 @@ seconds = {}
 for labels in (len(few), folder.n_classes + 1, 21):
     scores = np.concatenate([few, np.full((labels - len(few), *truth.shape), 1e-5, np.float32)])
     seconds[labels] = min(timeit.repeat(lambda s=scores: dense_crf(picture, s, crf), number=1, repeat=5))
-    print(f"{labels:2d} labels: {1e3 * seconds[labels]:5.1f} ms, {seconds[labels] / seconds[len(few)]:.1f} times the labels present")
+    print(
+        f"{labels:2d} labels: {1e3 * seconds[labels]:5.1f} ms, {seconds[labels] / seconds[len(few)]:.1f} times the labels present"
+    )
 
 # %% [markdown]
 # ### All training images
@@ -524,7 +555,9 @@ def seed_and_mask(image_id):
 
 # %% tags=["nbval-ignore-output"]
 scored = pd.DataFrame({"id": seed_ids[:400]})
-scored[["before", "after"]] = [[foreground_iou(m, folder.mask(i).numpy()) for m in seed_and_mask(i)] for i in scored["id"]]
+scored[["before", "after"]] = [
+    [foreground_iou(m, folder.mask(i).numpy()) for m in seed_and_mask(i)] for i in scored["id"]
+]
 scored["gain"] = scored["after"] - scored["before"]
 scored = scored.sort_values("gain", ascending=False, ignore_index=True)
 better, worse = (scored["gain"] > 1).mean(), (scored["gain"] < -1).mean()
@@ -535,7 +568,9 @@ chosen = pd.concat([scored.head(2), scored.tail(3)])
 rows = [row_of(i, *seed_and_mask(i)) for i in chosen["id"]]
 for row, image_id in zip(rows, chosen["id"], strict=True):
     row.insert(1, viz.overlay_cam(row[0], look(image_id)[1].max(0)))
-figure = viz.grid(rows, ["image", "CAM", "seed", "pseudo mask", "true mask"], [f"{g:+.0f}" for g in chosen["gain"]], size=1.2)
+figure = viz.grid(
+    rows, ["image", "CAM", "seed", "pseudo mask", "true mask"], [f"{g:+.0f}" for g in chosen["gain"]], size=1.2
+)
 viz.show(figure, "Above where the CRF gained most, below where it lost most; on the left the change of IoU in points.")
 
 # %% [markdown]
@@ -552,7 +587,9 @@ viz.show(figure, "Above where the CRF gained most, below where it lost most; on 
 figure, axis = plt.subplots(figsize=(3.6, 3.6), layout="constrained")
 axis.plot([0, 100], [0, 100], color="grey", linestyle=":")
 axis.scatter(scored["before"], scored["after"], s=8, alpha=0.5, color=viz.COLORS[0])
-axis.set(xlabel="IoU of the seed (%)", ylabel="IoU of the pseudo mask (%)", xlim=(0, 100), ylim=(0, 100), aspect="equal")
+axis.set(
+    xlabel="IoU of the seed (%)", ylabel="IoU of the pseudo mask (%)", xlim=(0, 100), ylim=(0, 100), aspect="equal"
+)
 viz.show(figure, "Each dot is an image; above the dotted line the CRF made it better, below it worse.")
 
 # %% [markdown]
@@ -586,7 +623,10 @@ strip_id, widths, exponents = scored["id"][len(scored) // 4], (3.0, 13.0, 80.0),
 rows = [row_of(strip_id, *(refine(strip_id, a, replace(crf, bilateral_srgb=w)) for a in exponents)) for w in widths]
 titles = ["image", *(rf"$\alpha={a}$" for a in exponents), "true mask"]
 figure = viz.grid(rows, titles, [rf"$\theta_\beta={w:g}$" for w in widths], size=1.2)
-viz.show(figure, "From left to right the foreground gets more generous; from top to bottom ever more different colours talk to each other.")
+viz.show(
+    figure,
+    "From left to right the foreground gets more generous; from top to bottom ever more different colours talk to each other.",
+)
 
 # %% [markdown]
 # ## Which exponent? And what does the CRF add?
@@ -609,9 +649,17 @@ for name, one_crf in {"without CRF": None, "with CRF": crf}.items():
 figure, axis = plt.subplots(figsize=(5, 2.8), layout="constrained")
 pd.DataFrame(curves).plot(ax=axis, logx=True, style=["s--", "o-"], color=viz.COLORS[:2])
 axis.axvline(alpha, color="grey", linestyle=":")
-axis.set(xlabel=r"exponent $\alpha$", ylabel="mIoU (%)", xticks=list(curves["with CRF"]), xticklabels=list(curves["with CRF"]))
+axis.set(
+    xlabel=r"exponent $\alpha$",
+    ylabel="mIoU (%)",
+    xticks=list(curves["with CRF"]),
+    xticklabels=list(curves["with CRF"]),
+)
 axis.minorticks_off()
-viz.show(figure, "mIoU over the exponent, on some of the images. The dotted line is the exponent in the settings; the best one is known only with true masks.")
+viz.show(
+    figure,
+    "mIoU over the exponent, on some of the images. The dotted line is the exponent in the settings; the best one is known only with true masks.",
+)
 
 # %% [markdown]
 # ## Sure pixels: la and ha
@@ -714,8 +762,14 @@ else:
 # masks come from a **random walk** with learnt affinities (PSA, IRN), a stronger refinement than a CRF alone.
 
 # %% tags=["nbval-ignore-output"]
-paper = results.paper(stage="pseudo_mask", split="train", dataset="voc12", metric="mIoU", kind="main", method="baseline")
-table = paper[["paper", "source", "host", "backbone", "value"]].astype(object).rename(columns={"value": "paper: pseudo-mask mIoU (%)"})
+paper = results.paper(
+    stage="pseudo_mask", split="train", dataset="voc12", metric="mIoU", kind="main", method="baseline"
+)
+table = (
+    paper[["paper", "source", "host", "backbone", "value"]]
+    .astype(object)
+    .rename(columns={"value": "paper: pseudo-mask mIoU (%)"})
+)
 table = table.assign(**{f"here: pseudo-mask mIoU on {folder.name} (%)": ""}).reset_index(drop=True)
 table.loc[len(table)] = ["this run", profile, method, settings.backbone.name, "", f"{100 * mask_score['miou']:.1f}"]
 table

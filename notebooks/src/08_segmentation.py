@@ -77,7 +77,9 @@ settings = load(profile, overrides)
 folder = ready(settings, dataset, data_root)
 run = Run(settings, folder, method=method, seed=seed, root=runs_root)
 options = settings.segmentation
-print(f"torch {torch.__version__}, device {stages.pick_device(settings.machine.device)}, profile {profile}, seed {seed}")
+print(
+    f"torch {torch.__version__}, device {stages.pick_device(settings.machine.device)}, profile {profile}, seed {seed}"
+)
 
 # %% [markdown]
 # Three sets of images play a part. The network trains on the first, with *pseudo* masks. It is scored on the last, with true
@@ -85,7 +87,9 @@ print(f"torch {torch.__version__}, device {stages.pick_device(settings.machine.d
 
 # %%
 train_ids, val_ids = run.ids("train"), run.ids("val")
-print(f"{len(train_ids)} training images with pseudo masks, {len(val_ids)} val images, {folder.n_classes + 1} classes with background")
+print(
+    f"{len(train_ids)} training images with pseudo masks, {len(val_ids)} val images, {folder.n_classes + 1} classes with background"
+)
 
 # %% [markdown]
 # ## The idea in one figure
@@ -117,7 +121,9 @@ for shadow in (False, True):
     rows.append([*masks[:3], mean, (mean > 0.5) * 1.0, disc])
 titles = ["hand 1", "hand 2", "hand 3", "mean of 200", "mean > 1/2", "truth"]
 figure = viz.grid(rows, titles, ["each its own error", "a shared error"], size=1.35)
-viz.show(figure, "Errors that differ cancel in the average. An error that all share stays, and no amount of data removes it.")
+viz.show(
+    figure, "Errors that differ cancel in the average. An error that all share stays, and no amount of data removes it."
+)
 
 # %% [markdown]
 # Look at the fourth column. The mean is not a mask but a *frequency*: how many hands call this pixel disc? Cut at one half, it is the
@@ -166,7 +172,9 @@ grid, weights = torch.randn(7, 7, generator=numbers), torch.randn(3, 3, generato
 for dilation in (1, 2, 3):
     by_torch = F.conv2d(grid[None, None], weights[None, None], padding=dilation, dilation=dilation)[0, 0]
     torch.testing.assert_close(atrous(grid, weights, dilation), by_torch)
-    print(f"dilation {dilation}: {weights.numel()} weights, output {tuple(by_torch.shape)}, sees {2 * dilation + 1} x {2 * dilation + 1} cells")
+    print(
+        f"dilation {dilation}: {weights.numel()} weights, output {tuple(by_torch.shape)}, sees {2 * dilation + 1} x {2 * dilation + 1} cells"
+    )
 
 # %% [markdown]
 # How far is that in an image? A cell of the feature map stands for as many pixels as the backbone's stride. Here are the nine
@@ -181,7 +189,9 @@ for axis, d in zip(figure.axes, options.dilations, strict=True):
     places = np.array(picture.shape[:2]) / 2 + stride * d * offsets
     axis.scatter(places[:, 1], places[:, 0], s=70, facecolor="white", edgecolor="black", linewidth=1.5)
     axis.set(xlim=(0, picture.shape[1]), ylim=(picture.shape[0], 0))
-viz.show(figure, "The nine cells that feed the centre. Small dilations see the texture, large ones see what stands around.")
+viz.show(
+    figure, "The nine cells that feed the centre. Small dilations see the texture, large ones see what stands around."
+)
 
 # %% [markdown]
 # There is a limit. If the dilation reaches beyond the map, eight of the nine weights meet only padding, and an expensive $3\times3$
@@ -205,7 +215,13 @@ with torch.no_grad():
     scene = model.aspp.pooled(features).expand_as(views[0])
     fused = model.aspp.fuse(torch.cat([*views, scene], dim=1))
     logits = model.classifier(fused)
-for name, tensor in {"image": image, "features": features, "each branch": views[0], "fused": fused, "logits": logits}.items():
+for name, tensor in {
+    "image": image,
+    "features": features,
+    "each branch": views[0],
+    "fused": fused,
+    "logits": logits,
+}.items():
     print(f"{name:12s}{tuple(tensor.shape)}")
 
 # %% [markdown]
@@ -279,12 +295,20 @@ print("largest gradient at an ignored pixel:", float((large.grad * ~valid[:, Non
 
 # %%
 steps = train.n_steps(len(train_ids), options.batch_size, options.epochs, options.max_steps)
-rates = {f"power {power}": [train.poly_lr(options.lr, t, steps, power) for t in range(steps + 1)] for power in (0.5, 0.9, 2.0)}
+rates = {
+    f"power {power}": [train.poly_lr(options.lr, t, steps, power) for t in range(steps + 1)]
+    for power in (0.5, 0.9, 2.0)
+}
 figure, axis = plt.subplots(figsize=(5, 2.6), layout="constrained")
 pd.DataFrame(rates).plot(ax=axis, style=["--", "-", ":"], color=viz.COLORS[:3], xlabel="step", ylabel="learning rate")
 for group in model.parameter_groups(options.classifier_factor):
-    print(f"{group['name']}: {sum(p.numel() for p in group['params']):,} parameters, learning rate x {group['lr_factor']:g}")
-viz.show(figure, "The poly schedule over the steps of this training. The solid line is the usual power; others for comparison.")
+    print(
+        f"{group['name']}: {sum(p.numel() for p in group['params']):,} parameters, learning rate x {group['lr_factor']:g}"
+    )
+viz.show(
+    figure,
+    "The poly schedule over the steps of this training. The solid line is the usual power; others for comparison.",
+)
 
 # %% [markdown]
 # ## What the network is shown
@@ -378,7 +402,10 @@ picture = folder.image(val_ids[0])
 views = [predict(model, image, scales, flip=True)[0] for scales in strip.values()]
 rows = [[picture, *(viz.overlay_mask(picture, q.argmax(0)) for q in views)], [None, *(q.amax(0) for q in views)]]
 figure = viz.grid(rows, ["image", *strip], ["prediction", "confidence"], size=1.35)
-viz.show(figure, "One image at single scales and their mean. A scale that was never trained on can mislead: more is not always better.")
+viz.show(
+    figure,
+    "One image at single scales and their mean. A scale that was never trained on can mislead: more is not always better.",
+)
 
 # %% [markdown]
 # ## Look: best and worst
@@ -409,7 +436,10 @@ for image_id in chosen:
     rows.append([picture, *(viz.overlay_mask(picture, m) for m in mask_pair(image_id)), q.amax(0)])
 names = [f"{foreground_iou(*mask_pair(i)):.0f} %" for i in chosen]
 figure = viz.grid(rows, ["image", "prediction", "true mask", "confidence"], names, size=1.2)
-viz.show(viz.legend(figure, folder.classes, 4), "Val images from best to worst, with the IoU of their foreground on the left.")
+viz.show(
+    viz.legend(figure, folder.classes, 4),
+    "Val images from best to worst, with the IoU of their foreground on the left.",
+)
 
 # %% [markdown]
 # Look at the last rows. Which failures do you recognise? Most were born in earlier stages: a part for the whole, context taken for an
@@ -458,7 +488,9 @@ miou = {name: 100 * matrix.miou(counted) for name, matrix in matrices.items()}
 for name, value in miou.items():
     print(f"{name:26s} mIoU {value:.1f} %")
 gain = miou["student"] - miou[names[0]]
-print(f"On these {len(some)} training images the student is {abs(gain):.1f} points {'above' if gain > 0 else 'BELOW'} its teacher.")
+print(
+    f"On these {len(some)} training images the student is {abs(gain):.1f} points {'above' if gain > 0 else 'BELOW'} its teacher."
+)
 
 # %% [markdown]
 # Read the numbers as they are, whatever they say; a course that only shows the runs that went well teaches little.
@@ -475,8 +507,13 @@ per_image = per_image.sort_values("gain", ascending=False)
 figure, axis = plt.subplots(figsize=(3.6, 3.6), layout="constrained")
 axis.plot([0, 100], [0, 100], color="grey", linestyle=":")
 axis.scatter(per_image[names[0]], per_image["student"], s=10, alpha=0.6, color=viz.COLORS[0])
-axis.set(xlabel="IoU of the pseudo mask (%)", ylabel="IoU of the student (%)", xlim=(0, 100), ylim=(0, 100), aspect="equal")
-viz.show(figure, "Each dot is a training image. Above the dotted line the student is better than the mask that it was taught.")
+axis.set(
+    xlabel="IoU of the pseudo mask (%)", ylabel="IoU of the student (%)", xlim=(0, 100), ylim=(0, 100), aspect="equal"
+)
+viz.show(
+    figure,
+    "Each dot is a training image. Above the dotted line the student is better than the mask that it was taught.",
+)
 
 # %% tags=["nbval-ignore-output"]
 rows, chosen = [], pd.concat([per_image.head(2), per_image.tail(3)])
@@ -485,7 +522,10 @@ for image_id in chosen["id"]:
     masks = read_mask(pseudo_dir / f"{image_id}.png"), student_masks(image_id)[0], folder.mask(image_id)
     rows.append([picture, *(viz.overlay_mask(picture, m) for m in masks)])
 figure = viz.grid(rows, ["image", "teacher", "student", "true mask"], [f"{g:+.0f}" for g in chosen["gain"]], size=1.2)
-viz.show(figure, "Above, the student corrects its teacher most; below, it spoils what was right. On the left the change of IoU in points.")
+viz.show(
+    figure,
+    "Above, the student corrects its teacher most; below, it spoils what was right. On the left the change of IoU in points.",
+)
 
 # %% [markdown]
 # In the upper rows look for what was averaged: frayed outlines, holes, a label that had run over into the context. In the lower
@@ -500,9 +540,14 @@ viz.show(figure, "Above, the student corrects its teacher most; below, it spoils
 
 # %% tags=["nbval-ignore-output"]
 teacher = pseudo_stage.metrics["mask"]
-rows = {"pseudo masks, training images": (teacher, "image-level labels"), "segmentation, val images": (score, "nothing")}
+rows = {
+    "pseudo masks, training images": (teacher, "image-level labels"),
+    "segmentation, val images": (score, "nothing"),
+}
 print("classes in the mean:", ", ".join(score["miou_classes"]))
-rows = [[name, f"{100 * s['miou']:.1f}", f"{100 * s['pixel_accuracy']:.1f}", given] for name, (s, given) in rows.items()]
+rows = [
+    [name, f"{100 * s['miou']:.1f}", f"{100 * s['pixel_accuracy']:.1f}", given] for name, (s, given) in rows.items()
+]
 pd.DataFrame(rows, columns=["what", "mIoU (%)", "pixel accuracy (%)", "given beside the image"])
 
 # %% tags=["nbval-ignore-output"]
@@ -523,9 +568,21 @@ seen = np.flatnonzero(confusion.matrix.sum(1))
 shares = 100 * confusion.matrix[np.ix_(seen, seen)] / confusion.matrix[seen].sum(1, keepdims=True)
 names = np.array(["background", *folder.classes])[seen]
 figure, axis = plt.subplots(figsize=(0.45 * len(seen) + 2, 0.38 * len(seen) + 1.2), layout="constrained")
-sns.heatmap(shares, annot=len(seen) < 12, fmt=".0f", cmap=viz.HEAT, vmin=0, vmax=100, xticklabels=names, yticklabels=names, ax=axis)
+sns.heatmap(
+    shares,
+    annot=len(seen) < 12,
+    fmt=".0f",
+    cmap=viz.HEAT,
+    vmin=0,
+    vmax=100,
+    xticklabels=names,
+    yticklabels=names,
+    ax=axis,
+)
 axis.set(xlabel="predicted", ylabel="true")
-viz.show(figure, "Of the pixels of each true class (line), the share in percent that was predicted as each class (column).")
+viz.show(
+    figure, "Of the pixels of each true class (line), the share in percent that was predicted as each class (column)."
+)
 
 # %% [markdown]
 # And the groups: images whose object stands on its usual context (**agrees**) and the others (**disagrees**). The bias of a
@@ -535,7 +592,10 @@ viz.show(figure, "Of the pixels of each true class (line), the share in percent 
 # %% tags=["nbval-ignore-output"]
 if score.get("groups"):
     groups = {name: np.nan if value is None else round(100 * value, 1) for name, value in score["groups"].items()}
-    viz.show(viz.bars(groups, "mIoU on val (%)"), "Val images that agree with the context bias of training, and those that do not.")
+    viz.show(
+        viz.bars(groups, "mIoU on val (%)"),
+        "Val images that agree with the context bias of training, and those that do not.",
+    )
 else:
     print("These images do not say on which context their objects stand; toy scenes do.")
 
@@ -548,7 +608,11 @@ else:
 
 # %% tags=["nbval-ignore-output"]
 paper = results.paper(stage="segmentation", split="val", dataset="voc12", metric="mIoU", kind="main", method="baseline")
-table = paper[["paper", "source", "host", "backbone", "value"]].astype(object).rename(columns={"value": "paper: val mIoU (%)"})
+table = (
+    paper[["paper", "source", "host", "backbone", "value"]]
+    .astype(object)
+    .rename(columns={"value": "paper: val mIoU (%)"})
+)
 table = table.assign(**{f"here: val mIoU on {folder.name} (%)": ""}).reset_index(drop=True)
 table.loc[len(table)] = ["this run", profile, method, settings.backbone.name, "", f"{100 * score['miou']:.1f}"]
 table

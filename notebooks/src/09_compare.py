@@ -74,7 +74,9 @@ folder = ready(settings, dataset, data_root)
 run = Run(settings, folder, method=method, seed=seed, root=runs_root)
 if not folder.has_masks(run.ids("seed") + run.ids("val")):
     raise DataError(f"{folder.name}: no true masks in SegmentationClass/; scores cannot be compared without them")
-print(f"torch {torch.__version__}, device {stages.pick_device(settings.machine.device)}, profile {profile}, seed {seed}")
+print(
+    f"torch {torch.__version__}, device {stages.pick_device(settings.machine.device)}, profile {profile}, seed {seed}"
+)
 
 # %% [markdown]
 # ## The idea in one figure
@@ -97,10 +99,18 @@ for axis, (name, (old, new)) in zip(axes, made_up.items(), strict=True):
     axis.scatter([0] * 3, old, color=viz.COLORS[0], s=45)
     axis.scatter([1] * 3, new, color=viz.COLORS[1], marker="s", s=45)
     gain, low, high = paired_interval(new, old)
-    axis.set(xticks=[0, 1], xticklabels=["baseline", "new method"], xlim=(-0.5, 1.5), title=f"{name}: {gain:+.1f}, between {low:.1f} and {high:+.1f}")
+    axis.set(
+        xticks=[0, 1],
+        xticklabels=["baseline", "new method"],
+        xlim=(-0.5, 1.5),
+        title=f"{name}: {gain:+.1f}, between {low:.1f} and {high:+.1f}",
+    )
 axes[0].set_ylabel("mIoU (%)")
 sns.despine(figure)
-viz.show(figure, "Two comparisons with the same means (made up). A line joins two runs of one seed. Only on the left the interval leaves out zero.")
+viz.show(
+    figure,
+    "Two comparisons with the same means (made up). A line joins two runs of one seed. Only on the left the interval leaves out zero.",
+)
 
 # %% [markdown]
 # On the left every seed gains about as much. On the right one seed gains much, one loses, one gains a little. The means
@@ -192,7 +202,15 @@ def draw_interval(true_gain, spread, seeds, luck):
     figure, axis = plt.subplots(figsize=(6.4, 1.7), layout="constrained")
     axis.axvline(0, color="grey", linestyle=":")
     axis.scatter(sample, np.full(seeds, 1.0), color=viz.COLORS[0], s=30, label="one seed")
-    axis.errorbar(gain, 0.4, xerr=[[gain - low], [high - gain]], color=viz.COLORS[1], marker="s", capsize=5, label="mean, 95 % interval")
+    axis.errorbar(
+        gain,
+        0.4,
+        xerr=[[gain - low], [high - gain]],
+        color=viz.COLORS[1],
+        marker="s",
+        capsize=5,
+        label="mean, 95 % interval",
+    )
     verdict = "zero is outside" if low > 0 or high < 0 else "zero is inside: no gain is shown"
     axis.set(xlim=(-8, 10), ylim=(0, 1.5), yticks=[], xlabel="gain (points of mIoU)", title=verdict)
     axis.legend(frameon=False, fontsize=8, loc="upper left")
@@ -220,7 +238,10 @@ for k in (2, 3, 5, 10):
     axis.annotate(f"{width[k]:.1f}", (k, width[k]), (4, 5), textcoords="offset points", fontsize=8)
 axis.set(xlabel="seeds", ylabel="half width (in std)", ylim=(0, 9.8))
 sns.despine(figure)
-viz.show(figure, "How far a gain is known: the half width of the 95 % interval. From 2 to 3 seeds helps most, 5 is a good habit.")
+viz.show(
+    figure,
+    "How far a gain is known: the half width of the 95 % interval. From 2 to 3 seeds helps most, 5 is a good habit.",
+)
 
 # %% [markdown]
 # ## Compute, or load
@@ -268,9 +289,17 @@ figure, axis = plt.subplots(figsize=(6, 0.5 * len(gains) + 0.9), layout="constra
 for row, (_, (gain, low, high)) in enumerate(gains.items()):
     axis.errorbar(gain, row, xerr=[[gain - low], [high - gain]], marker="s", color=viz.COLORS[0], capsize=4)
 axis.axvline(0, color="grey", linestyle=":")
-axis.set(yticks=range(len(gains)), yticklabels=list(gains), xlabel="seed mIoU against bias 0 (points)", ylim=(len(gains) - 0.5, -0.5))
+axis.set(
+    yticks=range(len(gains)),
+    yticklabels=list(gains),
+    xlabel="seed mIoU against bias 0 (points)",
+    ylim=(len(gains) - 0.5, -0.5),
+)
 sns.despine(figure)
-viz.show(figure, "Paired differences of the seed mIoU to scenes without context bias: mean and 95 % interval over three recorded seeds.")
+viz.show(
+    figure,
+    "Paired differences of the seed mIoU to scenes without context bias: mean and 95 % interval over three recorded seeds.",
+)
 
 # %%
 for name, (gain, low, high) in gains.items():
@@ -366,7 +395,12 @@ way = {
 }
 figure = viz.bars({name: 100 * v for name, v in way.items()}, "mIoU (%)", width=6.5)
 viz.show(figure, f"The stages of this run, {method} on {folder.name} data. The last bar is measured on other images.")
-print("classes in each mean:", len(seed_score["fixed"]["miou_classes"]), len(mask_score["miou_classes"]), len(val_score["miou_classes"]))
+print(
+    "classes in each mean:",
+    len(seed_score["fixed"]["miou_classes"]),
+    len(mask_score["miou_classes"]),
+    len(val_score["miou_classes"]),
+)
 
 # %% [markdown]
 # ## Measure 2: how much the best threshold flatters
@@ -377,7 +411,10 @@ print("classes in each mean:", len(seed_score["fixed"]["miou_classes"]), len(mas
 # %% tags=["nbval-ignore-output"]
 sweep, fixed, best = seed_score["sweep"], seed_score["fixed"], seed_score["best"]
 percent = [np.nan if v is None else 100 * v for v in sweep["miou"]]
-viz.show(viz.sweep(sweep["threshold"], {method: percent}, fixed=fixed["threshold"]), "Seed mIoU over the threshold: the dot is chosen with true masks, the dotted line without.")
+viz.show(
+    viz.sweep(sweep["threshold"], {method: percent}, fixed=fixed["threshold"]),
+    "Seed mIoU over the threshold: the dot is chosen with true masks, the dotted line without.",
+)
 for name, at in {"fixed": fixed, "best": best}.items():
     print(f"{name:5s} threshold {at['threshold']:.2f}: {100 * at['miou']:.1f} %")
 print(f"the gift: {100 * (best['miou'] - fixed['miou']):.1f} points")
@@ -394,7 +431,9 @@ classes = stages.scored_classes(run)
 for own, other in (halves, halves[::-1]):
     borrowed, _ = other.best(classes)
     _, top = own.best(classes)
-    print(f"with its own threshold {100 * top:.1f} %, with that of the other half {100 * own.at(borrowed).miou(classes):.1f} %")
+    print(
+        f"with its own threshold {100 * top:.1f} %, with that of the other half {100 * own.at(borrowed).miou(classes):.1f} %"
+    )
 
 # %% [markdown]
 # The threshold carries over nearly unharmed: one number cannot overfit hundreds of images. The gift is **information**, not
@@ -413,14 +452,23 @@ for own, other in (halves, halves[::-1]):
 
 # %% tags=["nbval-ignore-output"]
 names = val_score["miou_classes"] or mask_score["miou_classes"]
-by_class = pd.DataFrame({"seed": seed_score["fixed"]["iou"], "pseudo mask": mask_score["iou"], "segmentation (val)": val_score["iou"]}).loc[names].astype(float)
+by_class = (
+    pd.DataFrame(
+        {"seed": seed_score["fixed"]["iou"], "pseudo mask": mask_score["iou"], "segmentation (val)": val_score["iou"]}
+    )
+    .loc[names]
+    .astype(float)
+)
 figure, axis = plt.subplots(figsize=(7, 0.42 * len(names) + 1), layout="constrained")
 (100 * by_class).plot.barh(ax=axis, color=viz.COLORS[:3], width=0.8)
 axis.invert_yaxis()
 axis.set_xlabel("IoU (%)")
 axis.legend(frameon=False, fontsize=8)
 sns.despine(figure)
-viz.show(figure, "IoU of each class at three stages. Where is the dense CRF no help, and which class does the segmentation lose?")
+viz.show(
+    figure,
+    "IoU of each class at three stages. Where is the dense CRF no help, and which class does the segmentation lose?",
+)
 
 # %% tags=["nbval-ignore-output"]
 change = (100 * (by_class["pseudo mask"] - by_class["seed"])).sort_values()
@@ -444,7 +492,16 @@ print(f"{change.index[0]} {change.iloc[0]:+.1f}, {change.index[-1]} {change.iloc
 
 # %% tags=["nbval-ignore-output"]
 if "groups" in mask_score:
-    groups = 100 * pd.DataFrame({"seed": seed_score["groups"], "pseudo mask": mask_score["groups"], "segmentation (val)": val_score["groups"]}).T
+    groups = (
+        100
+        * pd.DataFrame(
+            {
+                "seed": seed_score["groups"],
+                "pseudo mask": mask_score["groups"],
+                "segmentation (val)": val_score["groups"],
+            }
+        ).T
+    )
     figure, axis = plt.subplots(figsize=(6.5, 2.6), layout="constrained")
     groups.plot.barh(ax=axis, color=viz.COLORS[:2], width=0.7)
     axis.invert_yaxis()
@@ -503,16 +560,23 @@ def proper(name):
 lines = [f"{proper(p)} on {proper(h)}" for p, h in pairs.index]
 places = np.arange(len(pairs))
 figure, axes = plt.subplots(1, 3, figsize=(10, 3.6), layout="constrained", sharey=True)
-for axis, (stage, split) in zip(axes, {"seed": "train", "pseudo_mask": "train", "segmentation": "val"}.items(), strict=True):
+for axis, (stage, split) in zip(
+    axes, {"seed": "train", "pseudo_mask": "train", "segmentation": "val"}.items(), strict=True
+):
     without, with_it = pairs[stage, "without"], pairs[stage, "with"]
     axis.hlines(places, without, with_it, color="grey", linewidth=2, zorder=0)
     axis.scatter(without, places, color=viz.COLORS[0], label="host alone", s=28)
     axis.scatter(with_it, places, color=viz.COLORS[1], marker="s", label="with the method", s=28)
-    axis.set(title=f"{stage.replace('_', ' ')} ({split})", xlabel="mIoU (%), as printed", yticks=places, yticklabels=lines)
+    axis.set(
+        title=f"{stage.replace('_', ' ')} ({split})", xlabel="mIoU (%), as printed", yticks=places, yticklabels=lines
+    )
 axes[0].invert_yaxis()
 figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False, fontsize=8)
 sns.despine(figure)
-viz.show(figure, "What the papers print on VOC 2012, the host without and with the method. None of them prints a spread over seeds.")
+viz.show(
+    figure,
+    "What the papers print on VOC 2012, the host without and with the method. None of them prints a spread over seeds.",
+)
 
 # %% [markdown]
 # The same as gains. Only numbers of one paper, one host and one stage are subtracted from each other:
@@ -538,10 +602,14 @@ gains.set_axis(lines).round(1)
 # Papers quote each other's baselines, or run them again. How well do they agree on the *same* system at the same stage?
 
 # %%
-same = paper[paper["method"].eq("baseline") & paper["variant"].eq("")].drop_duplicates(["paper", "host", "stage", "split"])
+same = paper[paper["method"].eq("baseline") & paper["variant"].eq("")].drop_duplicates(
+    ["paper", "host", "stage", "split"]
+)
 gap = same.groupby(["host", "stage", "split"])["value"].transform(lambda v: v.max() - v.min())
 differing = same[gap > 0].sort_values(["host", "paper"])
-differing = differing.assign(system=[f"{proper(h)}, {s.replace('_', ' ')}" for h, s in zip(differing["host"], differing["stage"], strict=True)])
+differing = differing.assign(
+    system=[f"{proper(h)}, {s.replace('_', ' ')}" for h, s in zip(differing["host"], differing["stage"], strict=True)]
+)
 figure, axis = plt.subplots(figsize=(7, 2.2), layout="constrained")
 sns.scatterplot(differing, x="value", y="system", hue="paper", style="paper", palette="colorblind", s=60, ax=axis)
 for system, values in differing.groupby("system")["value"]:
@@ -550,7 +618,9 @@ axis.set(xlabel="pseudo mask mIoU (%), as printed", ylabel="", xlim=(59, 71.5))
 axis.margins(y=0.2)
 axis.legend(frameon=False, fontsize=8, title="printed by", loc="center left", bbox_to_anchor=(1, 0.5))
 sns.despine(figure)
-viz.show(figure, "Where papers print different numbers for a system of the same name. The gaps are as large as many gains.")
+viz.show(
+    figure, "Where papers print different numbers for a system of the same name. The gaps are as large as many gains."
+)
 
 # %% [markdown]
 # The name is the same; a re-run, another seed, or another refinement behind the same maps is not, and the tables rarely say. So these
@@ -568,7 +638,9 @@ viz.show(figure, "Where papers print different numbers for a system of the same 
 # saliency maps from a network that was trained with pixel masks, **F** full masks.
 
 # %%
-listed = paper[paper["stage"].eq("segmentation") & paper["split"].eq("test") & paper["supervision"].isin(["I", "I+S", "F"])]
+listed = paper[
+    paper["stage"].eq("segmentation") & paper["split"].eq("test") & paper["supervision"].isin(["I", "I+S", "F"])
+]
 network = listed["backbone"].where(listed["backbone"] != "", listed["method"]).str.replace("WideResNet", "ResNet")
 listed = listed.assign(network=network).drop_duplicates(["host", "method", "variant", "value"])
 order = ["VGG-16", "ResNet-38", "ResNet-50", "ResNet-101"]
@@ -580,7 +652,10 @@ sns.stripplot(
 axis.set(xlabel="VOC 2012 test mIoU (%), as printed", ylabel="")
 axis.legend(frameon=False, fontsize=8, title="supervision")
 sns.despine(figure)
-viz.show(figure, "Test scores that the five papers list. In each row methods, years and thresholds differ as well; full masks are still ahead.")
+viz.show(
+    figure,
+    "Test scores that the five papers list. In each row methods, years and thresholds differ as well; full masks are still ahead.",
+)
 
 # %% [markdown]
 # Read along a row and then along a colour. A score of 65 is excellent with one network and modest with another; saliency, which was
@@ -604,8 +679,13 @@ ids = {
     "WS-FCN, both": "ws_fcn-t4-ssss-ws_fcn-gt-crf-val",
 }
 values = {name: results.paper(id=i)["value"].item() for name, i in ids.items()}
-viz.show(viz.bars(values, "VOC 2012 val mIoU (%), as printed", width=6), "Knowing the labels of the test images is worth more than the method is. The abstract prints the last bar.")
-print(f"the method: {values['WS-FCN'] - values['host (SSSS)']:+.2f}   the labels: {values['WS-FCN, true labels'] - values['WS-FCN']:+.2f}")
+viz.show(
+    viz.bars(values, "VOC 2012 val mIoU (%), as printed", width=6),
+    "Knowing the labels of the test images is worth more than the method is. The abstract prints the last bar.",
+)
+print(
+    f"the method: {values['WS-FCN'] - values['host (SSSS)']:+.2f}   the labels: {values['WS-FCN, true labels'] - values['WS-FCN']:+.2f}"
+)
 
 # %% [markdown]
 # ### Things to look for in a paper
@@ -674,7 +754,11 @@ pd.DataFrame({
 #    cases would you have claimed a gain or a loss? How many do you expect? (Expected: one in twenty, so about one.)
 
 # %% tags=["nbval-ignore-output"]
-found = [r for r in runs.collect(run.root) if r["dataset"] == folder.name and r["profile"] == profile and r["stage"] == "pseudo_masks"]
+found = [
+    r
+    for r in runs.collect(run.root)
+    if r["dataset"] == folder.name and r["profile"] == profile and r["stage"] == "pseudo_masks"
+]
 for r in found:
     print(r["pipeline"], "seed", r["seed"], f"{100 * r['metrics']['mask']['miou']:.1f}")
 

@@ -99,9 +99,7 @@ def test_classes_that_are_not_text_are_a_fault(voc):
 
 def test_annotations_are_checked_where_there_is_no_csv(make_voc):
     root = make_voc(labels=None)
-    assert lines(root) == [
-        ".: no image-level labels (neither labels.csv nor image_level_labels.csv nor Annotations)"
-    ]
+    assert lines(root) == [".: no image-level labels (neither labels.csv nor image_level_labels.csv nor Annotations)"]
     (root / "Annotations").mkdir()
     for image_id, text in {
         "a": "<annotation/>",

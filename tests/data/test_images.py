@@ -85,7 +85,5 @@ def test_an_empty_file_has_no_end(tmp_path):
 
 def test_an_id_with_its_ending_is_recognised(tmp_path, photo):
     photo.save(tmp_path / "a.jpg")
-    with pytest.raises(
-        DataError, match=r"a\.jpg\.jpg: no such image -> write the id without its ending \(a\)"
-    ):
+    with pytest.raises(DataError, match=r"a\.jpg\.jpg: no such image -> write the id without its ending \(a\)"):
         read_pixels(tmp_path / "a.jpg.jpg")

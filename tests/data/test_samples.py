@@ -143,9 +143,7 @@ def test_the_generator_goes_on_even_after_an_error():
 
 def test_a_cache_changes_nothing_and_reads_each_image_once(voc):
     folder = VOCFolder(voc)
-    plain, cached = (
-        TrainingSet(folder, folder.split("train"), TRANSFORM, cache=cache) for cache in (False, True)
-    )
+    plain, cached = (TrainingSet(folder, folder.split("train"), TRANSFORM, cache=cache) for cache in (False, True))
     expected = load(plain)
     assert_same(load(cached), expected)
     shutil.rmtree(voc / "JPEGImages")
@@ -221,9 +219,7 @@ def test_faults_of_pseudo_masks_are_one_line(voc, pseudo):
         PseudoMaskSet(folder, ids, pseudo, TRANSFORM)[0, 0]
     (pseudo / "a.png").unlink()
     (pseudo / "b.png").unlink()
-    with pytest.raises(
-        DataError, match=r"a\.png: no such pseudo mask -> run the stage .* again \(and 1 more\)"
-    ):
+    with pytest.raises(DataError, match=r"a\.png: no such pseudo mask -> run the stage .* again \(and 1 more\)"):
         PseudoMaskSet(folder, ids, pseudo, TRANSFORM)
 
 
@@ -275,9 +271,7 @@ def test_a_longer_run_begins_as_a_shorter_one():
     assert list(DrawSampler(7, 0, 3, steps=9))[:4] == list(DrawSampler(7, 0, 3, steps=4))
 
 
-@pytest.mark.parametrize(
-    "given", [{"n": 0}, {"batch_size": 0}, {"seed": -1}, {"start_step": -1}, {"steps": -1}]
-)
+@pytest.mark.parametrize("given", [{"n": 0}, {"batch_size": 0}, {"seed": -1}, {"start_step": -1}, {"steps": -1}])
 def test_impossible_numbers_are_refused(given):
     with pytest.raises(SettingsError, match="give n and batch_size"):
         DrawSampler(**{"n": 4, "seed": 0, "batch_size": 2, "steps": 3, **given})

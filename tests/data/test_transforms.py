@@ -20,9 +20,7 @@ from wsss_lib.errors import SettingsError
 
 def painted(height=40, width=60, seed=0):
     """An image whose red, green and blue are its mask's value (blobs, none at 0)."""
-    coarse = torch.randint(
-        1, 6, (1, 1, height // 10, width // 10), generator=torch.Generator().manual_seed(seed)
-    )
+    coarse = torch.randint(1, 6, (1, 1, height // 10, width // 10), generator=torch.Generator().manual_seed(seed))
     mask = torch.nn.functional.interpolate(coarse.float(), (height, width))[0, 0].to(torch.uint8)
     return tv_tensors.Image((mask * 40).expand(3, -1, -1).contiguous()), tv_tensors.Mask(mask)
 

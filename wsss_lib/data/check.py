@@ -273,9 +273,7 @@ def _names(
     faults += labels.faults
     # Where the columns are wrong, nothing was read: that is one fault, not one an id.
     if labels.classes or not labels.faults:
-        faults += [
-            no_label(layout.label_file, image_id) for image_id in ids if image_id not in labels.classes
-        ]
+        faults += [no_label(layout.label_file, image_id) for image_id in ids if image_id not in labels.classes]
     return labels.classes
 
 

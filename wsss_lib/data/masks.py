@@ -86,9 +86,7 @@ def read_mask(path: str | Path) -> np.ndarray:
     return mask
 
 
-def size_fault(
-    path: Path, size: tuple[int, int], image_size: tuple[int, int], remedy: str = REMEDY
-) -> Fault | None:
+def size_fault(path: Path, size: tuple[int, int], image_size: tuple[int, int], remedy: str = REMEDY) -> Fault | None:
     """Return a fault when a mask has not the size of its image, else None.
 
     Parameters

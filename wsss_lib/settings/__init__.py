@@ -40,9 +40,7 @@ class Section(Mapping):
 
     def __getattr__(self, key: str) -> Any:
         if key.startswith("_") or key not in self._values:
-            raise AttributeError(
-                f"no setting {key!r}; there are {', '.join(self.__dict__.get('_values', ()))}"
-            )
+            raise AttributeError(f"no setting {key!r}; there are {', '.join(self.__dict__.get('_values', ()))}")
         return self._values[key]
 
     def __setattr__(self, key: str, value: Any) -> None:
@@ -117,9 +115,7 @@ def load(profile: str, overrides: Mapping[str, Any] | None = None) -> Settings:
     """
     if profile not in PROFILES:
         raise SettingsError(f"profile={profile!r}: choose one of {', '.join(PROFILES)}")
-    values = tomllib.loads(
-        resources.files(__package__).joinpath(f"{profile}.toml").read_text(encoding="utf-8")
-    )
+    values = tomllib.loads(resources.files(__package__).joinpath(f"{profile}.toml").read_text(encoding="utf-8"))
     known = {f"{section}.{key}" for section, group in values.items() for key in group}
     kept = {}
     for name, value in (overrides or {}).items():
