@@ -136,12 +136,17 @@ viz.show(figure, "Two ways to the same score. The lower one passes a map, and th
 # $$s_k = \sum_c \theta_{kc} \, \frac{1}{hw} \sum_p f_c(p) \;=\; \frac{1}{hw} \sum_p \underbrace{\sum_c \theta_{kc} f_c(p)}_{M_k(p)}$$
 #
 # There is no bias: a constant would lift the map everywhere alike and would say nothing about places.
+#
+# Nothing is learnt for the map. It is the classifier itself, looked at one step earlier. This is why CAM became the root of
+# nearly all weakly supervised segmentation: whoever has a classifier has a map, and better classifiers, losses and images
+# give better maps. It is also why CAM has the faults of a classifier, as we shall see.
 
 # %% [markdown]
 # ## The smallest implementation
 #
 # Four steps, each with the shape of what comes out. We take one image and a network with random weights, since
 # shapes and identities do not depend on training. The image is normalised with ImageNet's mean and standard deviation.
+# All backbones here take images so normalised: pretrained weights can be put in without a thought about the range of pixels.
 
 # %%
 image = normalize(example)[None]
@@ -149,6 +154,7 @@ print("image", tuple(image.shape), "label", example_classes)
 
 # %% [markdown]
 # **Step 1, features.** The backbone is fully convolutional: it keeps a grid, coarser than the image by its stride.
+# A stride of 16, usual for photographs, leaves a cat of 160 pixels ten cells; no map of this network can be sharper than that.
 
 # %%
 untrained = stages.build_method(run).eval()
@@ -177,6 +183,10 @@ print("maps", tuple(maps.shape), "mean over space = scores")
 # **Step 4, from map to seed.** Evidence against a class is cut off (ReLU). Classes that the image-level label does not
 # name are set to zero: we *know* that they are absent. Each remaining map is divided by its maximum, so that 1 is the
 # most convincing place of that class in this image.
+#
+# Two remarks. First, the label is used *here*, when seeds are made, and not only in training; this is fair, since training
+# images have labels, and all papers do it. Second, papers differ in this rule: some subtract the minimum too, some halve the
+# result. A threshold means nothing without the rule that it belongs to, so this kit has one rule only, that of IRN.
 
 # %%
 positive = maps.relu()
@@ -187,6 +197,7 @@ print("maximum of each class:", normalised.amax(dim=(0, 2, 3)).round(decimals=2)
 # %% [markdown]
 # A pixel then belongs to its strongest class if that is stronger than a background threshold $\vartheta$, and to the
 # background otherwise. Background has no map of its own: it is where nothing else is convincing.
+# The result is called a *seed*: a first mask, sure in some places and wrong in others, from which later stages grow better ones.
 
 # %%
 background_threshold = 0.25
@@ -196,7 +207,8 @@ print("seed", tuple(small_seed.shape), "values", sorted(small_seed.unique().toli
 
 # %% [markdown]
 # **How it learns.** An image may hold several classes, so each class is a yes-or-no question of its own: binary
-# cross-entropy for each, averaged over classes.
+# cross-entropy for each, averaged over classes. A soft-max would force the classes to compete, and an image of a boat beside
+# a car would have to decide.
 #
 # $$L = -\frac{1}{K}\sum_k y_k \log\sigma(s_k) + (1-y_k)\log(1-\sigma(s_k))$$
 
@@ -211,6 +223,7 @@ print("our loss and torch's multilabel_soft_margin_loss agree")
 #
 # `wsss_lib/methods/cam.py` holds the method: two plain functions with the mathematics, and a class that stores the
 # weights and calls them.
+# Every later method of this course has the same two doors: `loss`, to learn from image-level labels, and `cam`, to say where.
 
 # %%
 print(inspect.getsource(methods.cam.class_maps).split('"""')[2].strip())
@@ -231,6 +244,8 @@ print("maps, scores and normalisation agree with the library")
 #
 # The stage `classifier` trains the network on image-level labels. If its folder is complete, nothing is trained and the
 # results are loaded; if it was interrupted, it continues from its checkpoint.
+# A continued training ends with the same bytes as one that was never interrupted. Learning rate, epochs and batch stand in
+# `wsss_lib/settings`, one file a profile; the rate falls from its start to zero as $(1 - k/k_{max})^{0.9}$, the *poly* schedule.
 
 # %% tags=["nbval-ignore-output"]
 classifier_stage = stages.train_classifier(run)
@@ -243,6 +258,7 @@ viz.show(viz.losses(log, ["classify"]), "The classification loss, each step and 
 # %% [markdown]
 # Does it classify? Average precision is 1 if every image with the class is ranked above every image without it. The val
 # split of the toy scenes is drawn **without** context bias, so a classifier that has learnt the context loses here.
+# Precision on the training images would hide this: there the context is as good a reason as the object.
 
 # %% tags=["nbval-ignore-output"]
 precision = {
@@ -277,6 +293,8 @@ print("multi_scale_cam at one scale = our sum", tuple(library.shape))
 
 # %% [markdown]
 # What more scales do to a map: details from the enlarged image, context from the reduced one.
+# An enlarged image has more cells, so the map is finer; but the network then sees less of the object at once, and may find
+# only its parts. The sum balances both, at the price of computing: twice the scale costs four times the time.
 
 # %%
 looks = {"1": (1.0,), "0.5": (0.5,), "1.5": (1.5,), "2": (2.0,), "all": (1.0, 0.5, 1.5, 2.0)}
@@ -314,6 +332,11 @@ def look(image_id, threshold=settings.localize.threshold):
     return folder.image(image_id), cam, localize.seed(cam, threshold), folder.mask(image_id)
 
 
+def pictures(image_id, threshold=settings.localize.threshold):
+    image, cam, found, truth = look(image_id, threshold)
+    return [image, viz.overlay_cam(image, cam.amax(0)), viz.overlay_mask(image, found), viz.overlay_mask(image, truth)]
+
+
 def seed_iou(image_id):
     _, _, seed_mask, truth = (np.asarray(x) for x in look(image_id))
     hit, either = (seed_mask == truth) & (truth > 0), (seed_mask > 0) | (truth > 0)
@@ -325,6 +348,8 @@ def seed_iou(image_id):
 #
 # All images are sorted by how well their seed fits. On the left the image, then the strongest map, the seed, and the true
 # mask.
+# Look for three things: how much of the object the map covers, whether it leaves the object, and whether its peak sits where
+# you would have looked yourself.
 
 # %% tags=["nbval-ignore-output"]
 single = [i for i in seed_ids if folder.label(i).sum() == 1][:300]
@@ -332,19 +357,9 @@ ranked = sorted(single, key=seed_iou)
 chosen = {"best": ranked[-3:], "middle": ranked[len(ranked) // 2 : len(ranked) // 2 + 2], "worst": ranked[:3]}
 
 
-def row_of(image_id):
-    picture, cam, seed_mask, truth = look(image_id)
-    return [
-        picture,
-        viz.overlay_cam(picture, cam.amax(0)),
-        viz.overlay_mask(picture, seed_mask),
-        viz.overlay_mask(picture, truth),
-    ]
-
-
 ids = [i for group in chosen.values() for i in group]
 names = [group for group, members in chosen.items() for _ in members]
-figure = viz.grid([row_of(i) for i in ids], ["image", "CAM", "seed", "true mask"], names, size=1.15)
+figure = viz.grid([pictures(i) for i in ids], ["image", "CAM", "seed", "true mask"], names, size=1.15)
 viz.show(figure, "Seeds from best to worst. The worst find a part, or a piece of the context, and not the object.")
 
 # %% [markdown]
@@ -356,14 +371,8 @@ viz.show(figure, "Seeds from best to worst. The worst find a part, or a piece of
 
 # %%
 def draw_threshold(image, threshold):
-    picture, cam, seed_mask, truth = look(seed_ids[image], threshold)
-    pictures = [
-        picture,
-        viz.overlay_cam(picture, cam.amax(0)),
-        viz.overlay_mask(picture, seed_mask),
-        viz.overlay_mask(picture, truth),
-    ]
-    return viz.grid([pictures], ["image", "CAM", f"seed at {threshold:.2f}", "true mask"], size=1.6)
+    titles = ["image", "CAM", f"seed at {threshold:.2f}", "true mask"]
+    return viz.grid([pictures(seed_ids[image], threshold)], titles, size=1.6)
 
 
 explorer = widgets.explore(
@@ -394,7 +403,8 @@ viz.show(
 # ## Failure 1: only the telling part
 #
 # A classifier needs just enough evidence. If one small part settles the question, nothing teaches the network to look at
-# the rest of the object. We sort the pixels *of the object* by their activation and ask how much of the object is reached.
+# the rest of the object. A train is known by its windows, a car by its wheels. We take the pixels *of the object* and ask how many
+# of them are activated above a level. If maps covered objects as wholes, the curve would stay high and fall late.
 
 # %% tags=["nbval-ignore-output"]
 reached = {level: [] for level in np.linspace(0.05, 0.95, 19)}
@@ -414,6 +424,8 @@ viz.show(figure, "Share of the object's pixels whose activation exceeds a level:
 # Boats are on water. If nearly all of them are, water is evidence for a boat, and a classifier that is paid for being right
 # takes it. We ask **where the energy of the maps lies**: on the object, on other objects, on the object's own context, on
 # other context.
+# Energy is the sum of a map's values; each map's energy is divided into these four shares. Masks and contexts are needed to
+# measure it, and toy scenes know both exactly: this is what they are for.
 
 # %% tags=["nbval-ignore-output"]
 if "energy" in score:
@@ -426,6 +438,9 @@ else:
 # %% [markdown]
 # Images that **agree** with the bias show their object on its usual context, the others do not. Both are scored apart: an
 # average over all images hides the second group, since it is small.
+# Which group has the better *seeds* is not obvious. Where the scene agrees, the map spreads from the object onto its context,
+# and the seed becomes too large. Where it disagrees, there is no such context to spread to, but the classifier may miss the
+# object altogether.
 
 # %% tags=["nbval-ignore-output"]
 if "groups" in score:
@@ -459,6 +474,8 @@ if folder.name == "toy":
 #
 # **Two numbers, kept apart.** The *fixed* threshold was chosen without looking at pixel truth. The *best* threshold of a
 # sweep is chosen *with* pixel truth: papers mostly print that one, and a user without masks cannot have it.
+# A sweep need not make every seed anew: for each pixel it is enough to know its strongest class and that class's value, so one
+# pass over the images fills a histogram that holds the confusion matrices of all thresholds.
 
 # %% tags=["nbval-ignore-output"]
 sweep = score["sweep"]

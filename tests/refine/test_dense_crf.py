@@ -113,7 +113,7 @@ def test_masks_that_exist_are_kept(jobs, tmp_path):
 def test_an_error_names_the_image_and_the_rest_stays_resumable(jobs, tmp_path, processes):
     content = jobs[3][1].read_bytes()
     jobs[3][1].write_bytes(content[:100])
-    with pytest.raises(WsssError, match=r"^3: .*3\.png.*copy the image again") as caught:
+    with pytest.raises(WsssError, match=r"^3: .*3\.png.*copy or download it again") as caught:
         pseudo_masks(jobs, tmp_path / "masks", PLAIN, processes=processes)
     assert "\n" not in str(caught.value)
     jobs[3][1].write_bytes(content)

@@ -13,11 +13,11 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 from tqdm import tqdm
 
+from wsss_lib.data.images import read_pixels
 from wsss_lib.data.masks import write_mask
-from wsss_lib.errors import DataError, SettingsError, WsssError
+from wsss_lib.errors import SettingsError, WsssError
 from wsss_lib.refine.maps import background_score, la_ha_mask, read_maps, resize_maps
 from wsss_lib.refine.mean_field import PRESETS, DenseCRFSettings, dense_crf, hard_probability
 from wsss_lib.refine.pool import work
@@ -177,10 +177,6 @@ def pseudo_masks(
 
 
 def _from_files(image_path: Path, cam_path: Path, settings: MaskSettings) -> np.ndarray:
-    try:
-        with Image.open(image_path) as picture:
-            image = np.asarray(picture.convert("RGB"))
-    except (OSError, SyntaxError) as error:
-        raise DataError(f"{image_path}: {error}; copy the image again") from error
+    image = read_pixels(image_path)
     classes, maps = read_maps(cam_path)
     return pseudo_mask(image, resize_maps(maps, image.shape[:2]), classes, settings)
