@@ -76,13 +76,13 @@ class ToyScenes:
     Examples
     --------
     >>> ToyScenes(n_train=48, n_val=24).context_bias
-    0.7
+    0.6
     """
 
     n_train: int = 1200
     n_val: int = 200
     size: int = 64
-    context_bias: float = 0.7
+    context_bias: float = 0.6
     pair_bias: float = 0.4
     part_contrast: float = 1.0
     seed: int = 0

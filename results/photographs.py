@@ -18,35 +18,35 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("data_root", help="folder in VOC layout, with masks to score against")
     parser.add_argument("--runs-root", default="", help="where the runs are kept (default: runs/ of the project)")
+    parser.add_argument("--segment", type=int, default=len(SEEDS), help="train a DeepLab for the first so many seeds")
     options = parser.parse_args()
     settings = load("laptop")
     folder = ready(settings, data_root=options.data_root)
+    runs = [Run(settings, folder, seed=seed, root=options.runs_root) for seed in SEEDS]
+    n_train, n_val = (len(runs[0].ids(split)) for split in ("train", "val"))
     rows = []
-    for seed in SEEDS:
-        run = Run(settings, folder, seed=seed, root=options.runs_root)
-        seeds = stages.make_cams(run).metrics["seed"]
-        masks, final = (
-            stages.make_pseudo_masks(run).metrics["mask"],
-            stages.train_segmentation(run).metrics["mask"],
-        )
+    for run in runs:
+        seeds, masks = stages.make_cams(run).metrics["seed"], stages.make_pseudo_masks(run).metrics["mask"]
         rows.append(
             {
-                "seed": seed,
+                "seed": run.seed,
                 "map_val": 100 * stages.train_classifier(run).metrics["map"],
                 "seed_miou_fixed": 100 * seeds["fixed"]["miou"],
                 "seed_miou_best": 100 * seeds["best"]["miou"],
                 "best_threshold": seeds["best"]["threshold"],
                 "pseudo_mask_miou": 100 * masks["miou"],
-                "segmentation_miou_val": 100 * final["miou"],
                 "classes": " ".join(seeds["fixed"]["miou_classes"]),
             }
         )
         print(rows[-1])
+    for run, row in zip(runs[: options.segment], rows, strict=False):
+        row["segmentation_miou_val"] = 100 * stages.train_segmentation(run).metrics["mask"]["miou"]
+        print(row)
     results.record(
         project_root() / "results" / "photographs.csv",
         pd.DataFrame(rows),
-        "python results/photographs.py DATA_ROOT",
-        f"profile laptop, {len(run.ids('train'))} training and {len(run.ids('val'))} val photographs, seeds {SEEDS}",
+        f"python results/photographs.py DATA_ROOT --segment {options.segment}",
+        f"profile laptop, {n_train} training and {n_val} val photographs, seeds {SEEDS}",
     )
 
 

@@ -488,7 +488,7 @@ explorer = widgets.explore(
     turned,
     "One scene, drawn anew with the dials that you choose. Which dial changes the context, which the second object?",
     scene=(0, 40, 1, 2),
-    context_bias=(0.0, 1.0, 0.1, 0.7),
+    context_bias=(0.0, 1.0, 0.1, 0.6),
     pair_bias=(0.0, 1.0, 0.1, 0.5),
     part_contrast=(0.0, 1.0, 0.1, 1.0),
 )

@@ -116,15 +116,10 @@ ways = {
 for axis, steps in zip(axes, ways.values(), strict=True):
     for i, step in enumerate(steps):
         colour = viz.COLORS[1] if step.startswith("a map") else viz.COLORS[0]
-        axis.text(
-            i,
-            0,
-            step,
-            ha="center",
-            va="center",
-            fontsize=9,
-            bbox={"boxstyle": "round", "fc": "white", "ec": colour, "lw": 2},
-        )
+        box = {"boxstyle": "round", "fc": "white", "ec": colour, "lw": 2}
+        axis.text(i, 0, step, ha="center", va="center", fontsize=9, bbox=box)
+        if i:
+            axis.annotate("", (i - 0.38, 0), (i - 0.62, 0), arrowprops={"arrowstyle": "->"})
     axis.set(xlim=(-0.5, 5.5), ylim=(-0.5, 0.5))
     axis.axis("off")
 viz.show(figure, "Two ways to the same score. The lower one passes a map, and that map is the CAM.")
