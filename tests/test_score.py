@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 
 from wsss_lib.data import VOCFolder
 from wsss_lib.data.masks import write_mask
@@ -17,8 +18,8 @@ def folder(toy_root):
 
 
 def perfect_cam(folder, image_id, value=1.0):
-    truth = folder.mask(image_id).numpy()
-    return np.stack([(truth == k + 1) * value for k in range(folder.n_classes)]).astype(np.float32)
+    truth = folder.mask(image_id)
+    return torch.stack([(truth == k + 1) * value for k in range(folder.n_classes)])
 
 
 def test_seeds_of_perfect_maps_score_one(folder, tmp_path):

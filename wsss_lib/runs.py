@@ -134,9 +134,9 @@ class Run:
     >>> from wsss_lib.data import VOCFolder
     >>> from wsss_lib.settings import load
     >>> folder = VOCFolder(getfixture("toy_root"), name="toy")
-    >>> run = Run(load("smoke", {"cam.epochs": 3}), folder, seed=1, root="runs")
+    >>> run = Run(load("smoke", {"cam.epochs": 2}), folder, seed=1, root="runs")
     >>> run.stage("classifier", uses=("cam",)).path.as_posix()
-    'runs/toy/smoke/cam+cam.epochs=3/seed1/classifier'
+    'runs/toy/smoke/cam+cam.epochs=2/seed1/classifier'
     >>> run.stage("other", uses=("toy",)).path.as_posix()
     'runs/toy/smoke/cam/seed1/other'
     """

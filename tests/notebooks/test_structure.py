@@ -47,7 +47,7 @@ def test_every_code_cell_was_executed_in_order_and_without_an_error(notebook):
 def test_every_figure_is_directly_followed_by_its_caption(notebook):
     for number, cell in enumerate(notebook.cells, 1):
         outputs = cell.get("outputs", [])
-        for this, following in zip(outputs, [*outputs[1:], None], strict=True):
+        for this, following in zip(outputs, [*outputs[1:], None], strict=False):
             if "image/png" in this.get("data", {}):
                 caption = (following or {}).get("data", {}).get("text/markdown", "")
                 assert caption.startswith("*Figure"), f"cell {number}: a figure without a caption under it"
