@@ -32,7 +32,7 @@ CACHE_PIXELS = 400e6  # keep decoded images in memory up to so many pixels, abou
 
 
 def build_backbone(run: Run) -> backbones.Backbone:
-    """The settings' backbone with its weights; random ones come from the run's seed.
+    """The settings' backbone with its weights; random ones come from the run's seed, and are never frozen.
 
     Parameters
     ----------
@@ -56,7 +56,8 @@ def build_backbone(run: Run) -> backbones.Backbone:
     options = run.settings.backbone
     weights = find_weights(options.weights)
     backbone = seeded(run.seed, lambda: backbones.build(options.name, weights, options.output_stride))
-    backbone.freeze(options.frozen_stages, options.frozen_norm)
+    if weights:  # random weights have learnt nothing that is worth keeping, nor have their statistics
+        backbone.freeze(options.frozen_stages, options.frozen_norm)
     return backbone
 
 

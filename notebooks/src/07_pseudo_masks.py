@@ -341,7 +341,7 @@ def fit_of_blob(image_id):
     return (found & (truth > 0)).sum() / max((found | (truth > 0)).sum(), 1)
 
 
-hard = min((i for i in alone[:40] if i != easy), key=fit_of_blob)
+hard = min((i for i in alone[:40] if i != easy), key=fit_of_blob, default=easy)
 print(f"hard: {', '.join(folder.class_names(hard))}, colour distance {contrast(hard):.0f}")
 
 # %% [markdown]
