@@ -321,7 +321,7 @@ pseudo_stage = stages.make_pseudo_masks(run)
 pseudo_dir = pseudo_stage.folder("masks")
 transform = train_transform(tuple(options.long_side), options.crop, tuple(options.jitter), pad=options.pad)
 shown = PseudoMaskSet(folder, train_ids[:6], pseudo_dir, transform)
-samples = [shown[index, seed] for index in range(6)]
+samples = [shown[index, seed] for index in range(len(shown))]
 pictures = [denormalize(sample.image) for sample in samples]
 masks = [viz.overlay_mask(p, sample.mask) for p, sample in zip(pictures, samples, strict=True)]
 figure = viz.grid([pictures, masks], names=["image", "pseudo mask"], size=1.3)
