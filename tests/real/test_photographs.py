@@ -30,13 +30,6 @@ def test_the_way_runs_on_photographs_of_many_sizes(photos, weights, tmp_path):
     }
 
 
-def test_imagenet_weights_start_below_random_ones(photos, weights, tmp_path):
-    """Twenty steps with ImageNet's weights already rank the classes far better than chance."""
-    settings = load("laptop", {"data.limit": 160, "cam.max_steps": 20, "cam.crop": 160, "cam.long_side": [160, 200]})
-    run = Run(settings, ready(settings, data_root=photos), root=tmp_path)
-    assert stages.train_classifier(run).metrics["map"] > 0.35
-
-
 @pytest.mark.notebooks
 def test_papers_settings_take_two_steps_a_stage_through_papermill(photos, tmp_path):
     """ResNet-50 (random weights), the paper's crops and batches, no GPU; 08 asks for every stage before it."""
