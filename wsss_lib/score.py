@@ -1,6 +1,6 @@
 """Scores of a folder of CAMs or masks against the true masks: what a stage reports, and nothing that it learns from.
 
-Two numbers for seeds are kept apart: at the fixed threshold of the settings (chosen without pixel truth) and at the
+Two numbers for seeds are kept apart: at the fixed threshold of the settings (set before the run) and at the
 best threshold of a sweep (chosen WITH pixel truth, as most papers report it).
 """
 

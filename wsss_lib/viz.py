@@ -250,7 +250,7 @@ def sweep(
     curves : mapping
         Name to scores in percent, one a threshold.
     fixed : float, optional
-        A threshold chosen without pixel truth, drawn as a vertical line.
+        A threshold set beforehand, drawn as a vertical line.
     ylabel : str
         Of the y axis.
 

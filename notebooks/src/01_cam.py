@@ -467,7 +467,7 @@ if folder.name == "toy":
 # Seeds are scored on the training images, because that is where they will be used. The score is the mean over classes of
 # intersection over union (mIoU), from one confusion matrix over all images.
 #
-# **Two numbers, kept apart.** The *fixed* threshold was chosen without looking at pixel truth. The *best* threshold of a
+# **Two numbers, kept apart.** The *fixed* threshold stands in the settings before the run. The *best* threshold of a
 # sweep is chosen *with* pixel truth: papers mostly print that one, and a user without masks cannot have it.
 # A sweep need not make every seed anew: for each pixel it is enough to know its strongest class and that class's value, so one
 # pass over the images fills a histogram that holds the confusion matrices of all thresholds.

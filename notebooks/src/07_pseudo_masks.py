@@ -712,7 +712,7 @@ columns = ["labelled (%)", "foreground right (%)", "background right (%)"]
 seed_score, mask_score = cams_stage.metrics["seed"], mask_stage.metrics["mask"]
 theta, best = settings.localize.threshold, seed_score["best"]["threshold"]
 lines = {
-    "seed, fixed threshold": (seed_score["fixed"], f"threshold {theta:g}, without pixel truth"),
+    "seed, fixed threshold": (seed_score["fixed"], f"threshold {theta:g}, set beforehand"),
     "seed, best threshold": (seed_score["best"], f"threshold {best:.2f}, WITH pixel truth"),
     "pseudo mask": (mask_score, f"exponent {alpha:g}, fixed in the settings"),
 }

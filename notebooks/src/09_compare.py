@@ -405,7 +405,7 @@ print(
 # %% [markdown]
 # ## Measure 2: how much the best threshold flatters
 #
-# A seed needs a background threshold. The *fixed* one is a setting, chosen without pixel truth. The *best* one is read off the
+# A seed needs a background threshold. The *fixed* one is a setting, there before the run. The *best* one is read off the
 # sweep below, and the sweep is computed **with** true masks: the very thing that this setting claims not to have.
 
 # %% tags=["nbval-ignore-output"]
