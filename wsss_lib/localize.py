@@ -11,7 +11,6 @@ from __future__ import annotations
 import copy
 import math
 import zipfile
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,6 +22,7 @@ from torch.nn.functional import interpolate
 from tqdm import tqdm
 
 from wsss_lib.backbones.fuse import fuse_conv_bn, fuse_relu6
+from wsss_lib.data.samples import batches_of_one_size
 from wsss_lib.data.transforms import normalize, resize_image
 from wsss_lib.errors import DataError, WsssError
 from wsss_lib.runs import atomic_open
@@ -292,7 +292,7 @@ def localize(
     network = inference_copy(method, device)
     bar = tqdm(total=len(ids), initial=len(ids) - len(missing), desc="CAMs", unit="image", mininterval=1.0)
     with torch.inference_mode(), bar:
-        for size, group in _batches_of_one_size(folder, ids, batch_size):
+        for group in batches_of_one_size(folder, ids, batch_size):
             if missing.isdisjoint(group):
                 continue
             # A batch is computed whole even if one map is missing: in other company its last digits would differ.
@@ -302,7 +302,7 @@ def localize(
             cam = normalize_cam(multi_scale_cam(network, image, scales, flip, stride), label)
             for image_id, one, present in zip(group, cam, label, strict=True):
                 if image_id in missing:
-                    save_cam(cam_dir / f"{image_id}.npz", one, present, size)
+                    save_cam(cam_dir / f"{image_id}.npz", one, present, tuple(image.shape[-2:]))
                     bar.update()
     return len(missing)
 
@@ -341,12 +341,3 @@ def inference_copy(method: Method, device: str | torch.device = "cpu") -> Method
             if (expected - got).abs().max() > 1e-4 * expected.abs().max():
                 return plain
     return fused
-
-
-def _batches_of_one_size(folder: VOCFolder, ids: list[str], batch_size: int):
-    groups: dict[tuple[int, int], list[str]] = defaultdict(list)
-    for image_id in ids:
-        groups[folder.size(image_id)].append(image_id)
-    for size, group in groups.items():
-        for start in range(0, len(group), batch_size):
-            yield size, group[start : start + batch_size]

@@ -86,10 +86,10 @@ class ConfusionMatrix:
             raise WsssError(f"names: {len(names)} with background; give {self.n_classes} names")
         iou, chosen = self.iou(), range(self.n_classes) if classes is None else classes
         return {
-            "miou": _json(self.miou(classes)),
+            "miou": json_number(self.miou(classes)),
             "miou_classes": [names[c] for c in chosen if self.present[c]],
-            "iou": {name: _json(value) for name, value in zip(names, iou, strict=True)},
-            "pixel_accuracy": _json(self.pixel_accuracy()),
+            "iou": {name: json_number(value) for name, value in zip(names, iou, strict=True)},
+            "pixel_accuracy": json_number(self.pixel_accuracy()),
         }
 
 
@@ -366,5 +366,21 @@ def _nanmean(values):
     return float(np.nanmean(values)) if not np.isnan(values).all() else float("nan")
 
 
-def _json(value):
+def json_number(value):
+    """A score as JSON knows it: nan, which it does not know, becomes None.
+
+    Parameters
+    ----------
+    value : float
+        A score, or nan.
+
+    Returns
+    -------
+    float or None
+
+    Examples
+    --------
+    >>> json_number(np.float64(0.5)), json_number(float("nan"))
+    (0.5, None)
+    """
     return None if np.isnan(value) else float(value)

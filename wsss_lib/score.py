@@ -16,7 +16,7 @@ from wsss_lib.data import VOCFolder
 from wsss_lib.data.masks import read_mask
 from wsss_lib.errors import DataError
 from wsss_lib.localize import load_cam
-from wsss_lib.metrics import GroupedConfusion, ThresholdSweep, cam_energy
+from wsss_lib.metrics import GroupedConfusion, ThresholdSweep, cam_energy, json_number
 
 
 def frequent_classes(folder: VOCFolder, ids: Sequence[str], min_images: int) -> list[int]:
@@ -151,12 +151,12 @@ def score_seeds(
         "best": {"threshold": best, **total.at(best).report(folder.classes, classes)},
         "sweep": {
             "threshold": thresholds.tolist(),
-            "miou": [_json(v) for v in total.curve(classes)],
+            "miou": [json_number(v) for v in total.curve(classes)],
         },
     }
     if energies:
-        report["groups"] = {g: _json(s.at(threshold).miou(classes)) for g, s in sorted(sweeps.items())}
-        report["energy"] = {k: _json(np.nanmean([e[k] for e in energies])) for k in energies[0]}
+        report["groups"] = {g: json_number(s.at(threshold).miou(classes)) for g, s in sorted(sweeps.items())}
+        report["energy"] = {k: json_number(np.nanmean([e[k] for e in energies])) for k in energies[0]}
     return report
 
 
@@ -199,9 +199,5 @@ def score_masks(folder: VOCFolder, ids: Sequence[str], mask_dir: Path, classes: 
         scores.update(group_of(folder, image_id), folder.mask(image_id).numpy(), read_mask(path))
     matrices = list(scores.groups.values())
     report = sum(matrices[1:], matrices[0]).report(folder.classes, classes)
-    groups = {g: _json(m.miou(classes)) for g, m in scores.groups.items() if g is not None}
+    groups = {g: json_number(m.miou(classes)) for g, m in scores.groups.items() if g is not None}
     return {**report, "groups": dict(sorted(groups.items()))} if groups else report
-
-
-def _json(value: float) -> float | None:
-    return None if np.isnan(value) else float(value)

@@ -19,7 +19,7 @@ from wsss_lib.data.samples import collate_masks
 from wsss_lib.data.transforms import normalize, train_transform
 from wsss_lib.errors import SettingsError, WsssError
 from wsss_lib.localize import localize
-from wsss_lib.metrics import average_precision
+from wsss_lib.metrics import average_precision, json_number
 from wsss_lib.project import data_root
 from wsss_lib.refine.dense_crf import MaskSettings, pseudo_masks
 from wsss_lib.refine.mean_field import DenseCRFSettings
@@ -153,8 +153,8 @@ def train_classifier(run: Run) -> Stage:
         names = [c for c, v in zip(run.folder.classes, precision, strict=True) if not np.isnan(v)]
         return {
             "images": len(ids),
-            "map": _json(np.nanmean(precision)) if names else None,
-            "average_precision": {c: _json(v) for c, v in zip(run.folder.classes, precision, strict=True)},
+            "map": json_number(np.nanmean(precision)) if names else None,
+            "average_precision": {c: json_number(v) for c, v in zip(run.folder.classes, precision, strict=True)},
         }
 
     return run.stage("classifier", _sections(run)).ensure(compute)
@@ -464,7 +464,3 @@ def _classification(run: Run, model, device) -> np.ndarray:
 def _score_masks(run: Run, split: str, mask_dir: Path) -> dict | None:
     ids = run.ids(split)
     return score_masks(run.folder, ids, mask_dir, scored_classes(run)) if run.folder.has_masks(ids) else None
-
-
-def _json(value: float) -> float | None:
-    return None if np.isnan(value) else float(value)

@@ -233,7 +233,6 @@ def fit(
     """
     device = torch.device(device)
     batch_size = recipe["batch_size"]
-    per_epoch = max(len(dataset) // batch_size, 1)
     steps = n_steps(len(dataset), batch_size, recipe["epochs"], recipe["max_steps"])
     model = model.to(device, memory_format=torch.channels_last).train()
     bf16 = uses_bf16(recipe["precision"], device)
@@ -263,7 +262,7 @@ def fit(
             torch.manual_seed(int(np.random.SeedSequence([seed, step]).generate_state(1, np.uint64)[0] >> 1))
             for group in optimizer.param_groups:
                 group["lr"] = poly_lr(recipe["lr"] * group["lr_factor"], step, steps, recipe["poly_power"])
-            progress = Progress(step=step, steps=steps, epoch=step // per_epoch, epochs=recipe["epochs"])
+            progress = Progress(step=step, steps=steps, epoch=step // sampler.steps_per_epoch, epochs=recipe["epochs"])
             terms = _accumulate(model, batch.to(device), progress, recipe["micro_batch_size"], bf16)
             _stop_if_not_finite(terms, step, batch.image_id)
             optimizer.step()

@@ -356,6 +356,38 @@ def _cached(store: list[Any] | None, index: int, read: Callable[[], Any]) -> Any
     return store[index]
 
 
+def batches_of_one_size(folder: VOCFolder, ids: Sequence[str], batch_size: int) -> Iterator[list[str]]:
+    """Group images of equal size, so that they can go through a network together; read from headers alone.
+
+    Parameters
+    ----------
+    folder : VOCFolder
+        Says how large an image is.
+    ids : sequence of str
+        Image ids.
+    batch_size : int
+        Images in a batch, at most.
+
+    Yields
+    ------
+    list of str
+        Ids of images of one size, in the order given; which they are depends on the ids alone.
+
+    Examples
+    --------
+    >>> from types import SimpleNamespace
+    >>> folder = SimpleNamespace(size={"a": (4, 6), "b": (6, 4), "c": (4, 6)}.get)
+    >>> list(batches_of_one_size(folder, "abc", batch_size=2))
+    [['a', 'c'], ['b']]
+    """
+    by_size: dict[tuple[int, int], list[str]] = {}
+    for image_id in ids:
+        by_size.setdefault(tuple(folder.size(image_id)), []).append(image_id)
+    for same in by_size.values():
+        for start in range(0, len(same), batch_size):
+            yield same[start : start + batch_size]
+
+
 class DrawSampler(Sampler[list[tuple[int, int]]]):
     """Batches of (index, draw seed) for a run: shuffled epoch after epoch, a function of seed and step alone.
 

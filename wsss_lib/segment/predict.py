@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from wsss_lib.data.masks import write_mask
+from wsss_lib.data.samples import batches_of_one_size
 from wsss_lib.data.transforms import normalize, resize_image
 from wsss_lib.errors import WsssError
 from wsss_lib.refine.mean_field import DenseCRFSettings, refined_labels
@@ -144,18 +145,9 @@ def segment(
     return len(missing)
 
 
-def _batches(folder: VOCFolder, ids: Sequence[str], batch_size: int) -> Iterator[list[str]]:
-    by_size: dict[tuple[int, int], list[str]] = {}
-    for image_id in ids:
-        by_size.setdefault(tuple(folder.size(image_id)), []).append(image_id)
-    for same in by_size.values():
-        for start in range(0, len(same), batch_size):
-            yield same[start : start + batch_size]
-
-
 def _predictions(predictor, folder, ids, batch_size, device) -> Iterator[tuple[str, np.ndarray, Tensor]]:
     """Yield (id, picture (H,W,3), probability (C,H,W)) image by image."""
-    for batch in _batches(folder, ids, batch_size):
+    for batch in batches_of_one_size(folder, ids, batch_size):
         pictures = torch.stack([folder.image(image_id) for image_id in batch])
         image = normalize(pictures.to(device)).contiguous(memory_format=torch.channels_last)
         probabilities = predictor(image)
