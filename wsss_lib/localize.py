@@ -25,6 +25,7 @@ from wsss_lib.backbones.fuse import fuse_conv_bn, fuse_relu6
 from wsss_lib.data.samples import batches_of_one_size
 from wsss_lib.data.transforms import normalize, resize_image
 from wsss_lib.errors import DataError, WsssError
+from wsss_lib.refine.maps import read_maps
 from wsss_lib.runs import atomic_open
 
 if TYPE_CHECKING:
@@ -217,21 +218,14 @@ def load_cam(path: str | Path, *, n_classes: int, size: tuple[int, int] | None =
     Traceback (most recent call last):
     wsss_lib.errors.DataError: nowhere.npz: no such file; run the CAM stage
     """
-    path = Path(path)
-    if not path.is_file():
-        raise DataError(f"{path}: no such file; run the CAM stage")
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            classes, maps, own_size = (arrays[key] for key in ("classes", "maps", "size"))
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise DataError(f"{path}: damaged ({error}); delete it and run the CAM stage again") from error
+    classes, maps, own_size = read_maps(path)
     if len(classes) and classes.max() >= n_classes:
         raise DataError(f"{path}: has class {classes.max()}, but n_classes={n_classes}; give the dataset's number")
-    height, width = (int(n) for n in (own_size if size is None else size))
+    height, width = own_size if size is None else size
     cam = torch.zeros(n_classes, height, width)
     if len(classes):
-        maps = torch.from_numpy(maps).float()[None]
-        cam[torch.from_numpy(classes)] = interpolate(maps, size=(height, width), mode="bilinear")[0]
+        enlarged = interpolate(torch.from_numpy(maps)[None], size=(height, width), mode="bilinear")
+        cam[torch.from_numpy(classes)] = enlarged[0]
     return cam
 
 

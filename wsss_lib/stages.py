@@ -349,7 +349,7 @@ def build_segmentation(run: Run) -> DeepLab:
         backbone.load_state_dict(load_classifier(run).backbone.state_dict())
     return seeded(
         run.seed,
-        lambda: DeepLab(backbone, run.folder.n_classes + 1, dilations=options.dilations, hidden=options.hidden),
+        lambda: DeepLab(backbone, run.folder.n_classes + 1, dilations=options.dilations),
     )
 
 

@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from wsss_lib import localize
 from wsss_lib.errors import DataError, WsssError
 from wsss_lib.refine.maps import background_score, la_ha_mask, read_maps, resize_maps
 
@@ -22,14 +23,14 @@ def test_no_maps_resize_to_no_maps():
 
 
 def test_a_file_of_localize_reads_as_load_cam_reads_it(tmp_path):
-    localize = pytest.importorskip("wsss_lib.localize")
     cam = torch.rand(4, 6, 5)
     cam[[0, 2]] = 0
     label = torch.tensor([0.0, 1, 0, 1])
     localize.save_cam(tmp_path / "a.npz", cam, label, (23, 19))
-    classes, maps = read_maps(tmp_path / "a.npz")
-    full = np.zeros((4, 23, 19), np.float32)
-    full[classes] = resize_maps(maps, (23, 19))
+    classes, maps, size = read_maps(tmp_path / "a.npz")
+    assert size == (23, 19)
+    full = np.zeros((4, *size), np.float32)
+    full[classes] = resize_maps(maps, size)
     np.testing.assert_allclose(full, localize.load_cam(tmp_path / "a.npz", n_classes=4).numpy(), atol=1e-3)
 
 
@@ -38,14 +39,14 @@ def test_a_missing_or_broken_file_is_named_in_one_line(tmp_path, content):
     path = tmp_path / "a.npz"
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises(DataError, match=r"a\.npz.*run the CAM stage again") as caught:
+    with pytest.raises(DataError, match=r"a\.npz.*run the CAM stage") as caught:
         read_maps(path)
     assert "\n" not in str(caught.value)
 
 
 def test_a_pickle_is_not_opened(tmp_path):
-    np.savez(tmp_path / "a.npz", classes=np.array([{}], object), maps=np.zeros((1, 2, 2)))
-    with pytest.raises(DataError, match=r"a\.npz"):
+    np.savez(tmp_path / "a.npz", classes=np.array([{}], object), maps=np.zeros((1, 2, 2)), size=[2, 2])
+    with pytest.raises(DataError, match=r"a\.npz: damaged.*run the CAM stage again"):
         read_maps(tmp_path / "a.npz")
 
 

@@ -178,5 +178,5 @@ def pseudo_masks(
 
 def _from_files(image_path: Path, cam_path: Path, settings: MaskSettings) -> np.ndarray:
     image = read_pixels(image_path)
-    classes, maps = read_maps(cam_path)
+    classes, maps, _ = read_maps(cam_path)
     return pseudo_mask(image, resize_maps(maps, image.shape[:2]), classes, settings)

@@ -18,7 +18,7 @@ from wsss_lib.data.classes import IGNORE
 from wsss_lib.errors import DataError, WsssError
 
 
-def read_maps(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
+def read_maps(path: str | Path) -> tuple[np.ndarray, np.ndarray, tuple[int, int]]:
     """Read the activation maps of one image as `localize` wrote them.
 
     Parameters
@@ -32,6 +32,8 @@ def read_maps(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
         Indices of the classes present, 0 for the first foreground class.
     maps : (n,h,w) float32
         Their maps in [0,1].
+    size : tuple of int
+        Height and width of the image, in pixels.
 
     Raises
     ------
@@ -41,16 +43,20 @@ def read_maps(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
     Examples
     --------
     >>> import io
-    >>> np.savez(file := io.BytesIO(), classes=[7], maps=np.ones((1, 2, 3), np.float16))
+    >>> np.savez(file := io.BytesIO(), classes=[7], maps=np.ones((1, 2, 3), np.float16), size=[8, 12])
     >>> _ = file.seek(0)
-    >>> read_maps(file)[1].shape
-    (1, 2, 3)
+    >>> classes, maps, size = read_maps(file)
+    >>> maps.shape, size
+    ((1, 2, 3), (8, 12))
     """
     try:
         with np.load(path, allow_pickle=False) as arrays:
-            return arrays["classes"].astype(np.int64), arrays["maps"].astype(np.float32)
+            height, width = (int(side) for side in arrays["size"])
+            return arrays["classes"].astype(np.int64), arrays["maps"].astype(np.float32), (height, width)
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such file; run the CAM stage") from error
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise DataError(f"{path}: {error}; delete it and run the CAM stage again") from error
+        raise DataError(f"{path}: damaged ({error}); delete it and run the CAM stage again") from error
 
 
 def resize_maps(maps: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -1,11 +1,11 @@
-"""DeepLab with atrous spatial pyramid pooling, trained on pseudo masks.
+"""DeepLab-v2, trained on pseudo masks.
 
-One idea: looking at one feature map through several dilations sees an object and its surroundings at several
-sizes without losing resolution. The head is DeepLab-v3's (1x1, dilated 3x3 and image-pooling branches, fused
-by 1x1); v2 sums dilated classifiers instead. Groups are normalised where v3 uses BatchNorm, for batches here
-are of a few images and the image-pooling branch has one value a channel.
+One idea: dilated classifiers look at one feature map at several ranges, and their scores add up. So a pixel's class
+is decided by what is near and by what is far, without losing resolution. There is nothing between the features and
+the classes that would have to be learnt first, which suits few images and short trainings.
 
-Chen et al., "Rethinking Atrous Convolution for Semantic Image Segmentation", arXiv:1706.05587, section 3.3.
+Chen et al., "DeepLab: Semantic Image Segmentation with Deep Convolutional Nets, Atrous Convolution, and Fully
+Connected CRFs", arXiv:1606.00915, section 3.2 (ASPP).
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -24,7 +23,6 @@ from wsss_lib.methods.base import Losses, Progress
 if TYPE_CHECKING:
     from wsss_lib.backbones.base import Backbone
     from wsss_lib.data.samples import MaskBatch
-CHANNELS_PER_GROUP = 16
 
 
 def pixel_cross_entropy(logits: Tensor, mask: Tensor) -> Tensor:
@@ -49,6 +47,7 @@ def pixel_cross_entropy(logits: Tensor, mask: Tensor) -> Tensor:
 
     Examples
     --------
+    >>> import torch
     >>> float(pixel_cross_entropy(torch.zeros(1, 2, 1, 1), torch.tensor([[[0, 255]]])))
     0.6931471824645996
     >>> float(pixel_cross_entropy(torch.zeros(1, 2, 1, 1), torch.tensor([[[255, 255]]])))
@@ -63,50 +62,48 @@ def pixel_cross_entropy(logits: Tensor, mask: Tensor) -> Tensor:
 
 
 class ASPP(nn.Module):
-    """Atrous spatial pyramid pooling of DeepLab-v3: parallel branches, concatenated and fused.
+    """Atrous spatial pyramid pooling of DeepLab-v2: the sum of 3x3 classifiers of several dilations.
 
     Parameters
     ----------
     in_channels : int
         Channels of the feature map.
-    hidden : int
-        Channels of each branch and of the output; up to 16, or a multiple of 16.
+    n_classes : int
+        Classes including background.
     dilations : sequence of int
-        One dilated 3x3 branch each. The paper's (6, 12, 18) is for a grid of 33 cells; on a smaller one scale
-        them along, since beyond the grid's side a 3x3 convolution sees padding only and is a 1x1.
-    dropout : float
-        Share of the fused values dropped in training.
+        One classifier each. The paper's (6, 12, 18, 24) is for a grid of 41 cells; on a smaller one scale them
+        along, since beyond the grid's side a 3x3 convolution sees padding only and is a 1x1.
 
     Raises
     ------
     SettingsError
-        If `hidden` cannot be cut into groups.
+        If there is no dilation.
 
     Examples
     --------
-    >>> ASPP(8, 16, dilations=(1, 2))(torch.zeros(1, 8, 5, 6)).shape
-    torch.Size([1, 16, 5, 6])
+    >>> import torch
+    >>> ASPP(8, n_classes=3, dilations=(1, 2))(torch.zeros(1, 8, 5, 6)).shape
+    torch.Size([1, 3, 5, 6])
     """
 
-    def __init__(self, in_channels: int, hidden: int, dilations: Sequence[int], dropout: float = 0.1):
+    def __init__(self, in_channels: int, n_classes: int, dilations: Sequence[int]):
         super().__init__()
-        if hidden > CHANNELS_PER_GROUP and hidden % CHANNELS_PER_GROUP:
-            raise SettingsError(f"hidden={hidden}: give a multiple of {CHANNELS_PER_GROUP}")
-        dilated = [_block(in_channels, hidden, 3, dilation) for dilation in dilations]
-        self.branches = nn.ModuleList([_block(in_channels, hidden), *dilated])
-        self.pooled = nn.Sequential(nn.AdaptiveAvgPool2d(1), _block(in_channels, hidden))
-        self.fuse = _block(hidden * (len(self.branches) + 1), hidden)
-        self.dropout = nn.Dropout(dropout)
+        if not dilations:
+            raise SettingsError("dilations=[]: give at least one, [1] is a plain 3x3 classifier")
+        self.classifiers = nn.ModuleList(
+            nn.Conv2d(in_channels, n_classes, 3, padding=dilation, dilation=dilation) for dilation in dilations
+        )
+        for classifier in self.classifiers:
+            nn.init.normal_(classifier.weight, std=0.01)
+            nn.init.zeros_(classifier.bias)
 
     def forward(self, features: Tensor) -> Tensor:
-        """Map `features` (N,in_channels,h,w) to (N,hidden,h,w)."""
-        views = [branch(features) for branch in self.branches]
-        views.append(self.pooled(features).expand_as(views[0]))
-        return self.dropout(self.fuse(torch.cat(views, dim=1)))
+        """Scores (N,n_classes,h,w) of `features` (N,in_channels,h,w), before the softmax."""
+        return sum(classifier(features) for classifier in self.classifiers)
 
 
 class DeepLab(nn.Module):
-    """A backbone, ASPP and a 1x1 classifier.
+    """A backbone and ASPP.
 
     Parameters
     ----------
@@ -114,35 +111,28 @@ class DeepLab(nn.Module):
         Feature extractor with `out_channels` and `out_stride`.
     n_classes : int
         Classes including background.
-    dilations, hidden, dropout
+    dilations : sequence of int
         As in `ASPP`.
 
     Examples
     --------
+    >>> import torch
     >>> class Stub(nn.Conv2d):
     ...     out_channels, out_stride = 8, 4
     >>> backbone = Stub(3, 8, 4, stride=4)
-    >>> DeepLab(backbone, n_classes=7, dilations=(1, 2), hidden=16)(torch.zeros(1, 3, 32, 32)).shape
+    >>> DeepLab(backbone, n_classes=7, dilations=(1, 2))(torch.zeros(1, 3, 32, 32)).shape
     torch.Size([1, 7, 8, 8])
     """
 
-    def __init__(
-        self,
-        backbone: Backbone,
-        n_classes: int,
-        dilations: Sequence[int] = (6, 12, 18),
-        hidden: int = 256,
-        dropout: float = 0.1,
-    ):
+    def __init__(self, backbone: Backbone, n_classes: int, dilations: Sequence[int] = (6, 12, 18, 24)):
         super().__init__()
         self.n_classes = n_classes
         self.backbone = backbone
-        self.aspp = ASPP(backbone.out_channels, hidden, dilations, dropout)
-        self.classifier = nn.Conv2d(hidden, n_classes, 1)
+        self.aspp = ASPP(backbone.out_channels, n_classes, dilations)
 
     def forward(self, image: Tensor) -> Tensor:
         """Class scores (N,C,h,w) of `image` (N,3,H,W) on the grid of the backbone, before the softmax."""
-        return self.classifier(self.aspp(self.backbone(image)))
+        return self.aspp(self.backbone(image))
 
     def loss(self, batch: MaskBatch, progress: Progress) -> Losses:
         """`pixel_cross_entropy` of a `batch` of images and pseudo masks; `progress` plays no part."""
@@ -161,12 +151,3 @@ class DeepLab(nn.Module):
             },
         ]
         return [group for group in groups if group["params"]]
-
-
-def _block(in_channels: int, out_channels: int, kernel: int = 1, dilation: int = 1) -> nn.Sequential:
-    padding = dilation * (kernel // 2)
-    return nn.Sequential(
-        nn.Conv2d(in_channels, out_channels, kernel, padding=padding, dilation=dilation, bias=False),
-        nn.GroupNorm(max(1, out_channels // CHANNELS_PER_GROUP), out_channels),
-        nn.ReLU(inplace=True),
-    )
