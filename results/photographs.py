@@ -40,7 +40,7 @@ def main() -> None:
         )
         print(rows[-1])
     for run, row in zip(runs[: options.segment], rows, strict=False):
-        row["segmentation_miou_val"] = 100 * stages.train_segmentation(run).metrics["mask"]["miou"]
+        row["segmentation_miou_val"] = 100 * stages.segment_val(run).metrics["mask"]["miou"]
         print(row)
     results.record(
         project_root() / "results" / "photographs.csv",

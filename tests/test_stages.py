@@ -18,7 +18,7 @@ def outputs(stage):
 
 
 def test_the_whole_way_gives_a_mask_for_every_image(smoke_run):
-    pseudo, final = stages.make_pseudo_masks(smoke_run), stages.train_segmentation(smoke_run)
+    pseudo, final = stages.make_pseudo_masks(smoke_run), stages.segment_val(smoke_run)
     assert len(outputs(pseudo)) == len(smoke_run.ids("train")) and len(outputs(final)) == len(smoke_run.ids("val"))
     for stage in (pseudo, final):
         for path in (stage.path / "masks").iterdir():
@@ -28,7 +28,7 @@ def test_the_whole_way_gives_a_mask_for_every_image(smoke_run):
 
 def test_the_same_seed_gives_the_same_bytes_to_the_end(smoke_run, tmp_path):
     again = Run(smoke_run.settings, smoke_run.folder, root=tmp_path)
-    for make in (stages.make_cams, stages.make_pseudo_masks, stages.train_segmentation):
+    for make in (stages.make_cams, stages.make_pseudo_masks, stages.segment_val):
         assert outputs(make(smoke_run)) == outputs(make(again)), make.__name__
 
 
@@ -44,7 +44,7 @@ def test_without_any_mask_the_way_is_the_same_and_nothing_is_scored(smoke_run, t
     for make, score in (
         (stages.make_cams, "seed"),
         (stages.make_pseudo_masks, "mask"),
-        (stages.train_segmentation, "mask"),
+        (stages.segment_val, "mask"),
     ):
         assert outputs(make(blind)) == outputs(make(smoke_run)), make.__name__
         assert make(blind).metrics[score] is None
@@ -54,6 +54,12 @@ def test_a_changed_late_setting_shares_the_early_stages(smoke_run):
     changed = Run(load("smoke", {"dense_crf.alpha": 1.0}), smoke_run.folder, root=smoke_run.root)
     assert stages.make_cams(changed).path == stages.make_cams(smoke_run).path
     assert stages.make_pseudo_masks(changed).path != stages.make_pseudo_masks(smoke_run).path
+
+
+def test_other_test_scales_keep_the_trained_network(smoke_run):
+    changed = Run(load("smoke", {"segment.flip": False}), smoke_run.folder, root=smoke_run.root)
+    assert stages.train_segmentation(changed).path == stages.train_segmentation(smoke_run).path
+    assert stages.segment_val(changed).path != stages.segment_val(smoke_run).path
 
 
 def test_a_lost_map_is_made_again_and_the_rest_kept(smoke_run, tmp_path):

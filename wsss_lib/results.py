@@ -20,7 +20,7 @@ SCORES = (
     ("cams", "seed mIoU fixed threshold", ("seed", "fixed", "miou")),
     ("cams", "seed mIoU best threshold (uses masks)", ("seed", "best", "miou")),
     ("pseudo_masks", "pseudo mask mIoU", ("mask", "miou")),
-    ("segmentation", "segmentation mIoU val", ("mask", "miou")),
+    ("val_masks", "segmentation mIoU val", ("mask", "miou")),
 )
 
 

@@ -1,4 +1,4 @@
-"""The way of the data, stage by stage: classifier, cams, pseudo_masks, segmentation.
+"""The way of the data, stage by stage: classifier, cams, pseudo_masks, segmentation, val_masks.
 
 Each stage reads the folder that the stage before it wrote, and asks for that stage first, so any notebook runs on
 its own. What is finished is not computed again (`wsss_lib.runs`). True masks are opened to score, never to learn.
@@ -267,7 +267,7 @@ def make_pseudo_masks(run: Run) -> Stage:
 
 
 def train_segmentation(run: Run) -> Stage:
-    """Stage ``segmentation``: train a DeepLab on the pseudo masks and segment the val split.
+    """Stage ``segmentation``: train a DeepLab on the pseudo masks.
 
     Parameters
     ----------
@@ -277,13 +277,12 @@ def train_segmentation(run: Run) -> Stage:
     Returns
     -------
     Stage
-        Complete; ``masks/<id>.png`` for the val split, metrics as in `score_masks`.
+        Complete; ``checkpoint.pt`` holds the weights, ``log.csv`` the loss of each step.
 
     Examples
     --------
-    >>> stage = train_segmentation(getfixture("smoke_run"))
-    >>> stage.complete, len(list(stage.folder("masks").iterdir()))
-    (True, 12)
+    >>> train_segmentation(getfixture("smoke_run")).checkpoint.name
+    'checkpoint.pt'
     """
     pseudo = make_pseudo_masks(run)
 
@@ -293,28 +292,75 @@ def train_segmentation(run: Run) -> Stage:
         dataset = PseudoMaskSet(
             run.folder, ids, pseudo.folder("masks"), _transform(options), cache=_fits_memory(run, ids)
         )
-        model = build_segmentation(run)
         fit(
-            model,
+            build_segmentation(run),
             dataset,
             options,
             collate=collate_masks,
             **_fit_options(run, stage, "train DeepLab", device),
         )
+        return {"images": len(ids)}
+
+    return run.stage("segmentation", ("segmentation",), after=pseudo).ensure(compute)
+
+
+def load_segmentation(run: Run) -> DeepLab:
+    """The trained DeepLab of a run, in evaluation mode on the settings' device; trained first if need be.
+
+    Parameters
+    ----------
+    run : Run
+        What was trained on what.
+
+    Returns
+    -------
+    DeepLab
+
+    Examples
+    --------
+    >>> load_segmentation(getfixture("smoke_run")).training
+    False
+    """
+    model = load_weights(build_segmentation(run), train_segmentation(run).checkpoint)
+    return model.to(pick_device(run.settings.machine.device))
+
+
+def segment_val(run: Run) -> Stage:
+    """Stage ``val_masks``: segment the val split with the trained DeepLab, and score it.
+
+    Parameters
+    ----------
+    run : Run
+        What to segment with what.
+
+    Returns
+    -------
+    Stage
+        Complete; ``masks/<id>.png`` for the val split, metrics as in `score_masks`.
+
+    Examples
+    --------
+    >>> stage = segment_val(getfixture("smoke_run"))
+    >>> stage.complete, len(list(stage.folder("masks").iterdir()))
+    (True, 12)
+    """
+
+    def compute(stage: Stage) -> dict:
+        ids, options = run.ids("val"), run.settings.segment
         segment(
-            model,
+            load_segmentation(run),
             run.folder,
-            run.ids("val"),
+            ids,
             stage.folder("masks"),
             scales=options.scales,
             flip=options.flip,
             crf=crf_settings(run.settings.dense_crf) if options.crf else None,
-            device=device,
+            device=pick_device(run.settings.machine.device),
             processes=run.settings.machine.processes,
         )
         return {"images": len(ids), "mask": _score_masks(run, "val", stage.folder("masks"))}
 
-    return run.stage("segmentation", ("segmentation",), after=pseudo).ensure(compute)
+    return run.stage("val_masks", ("segment",), after=train_segmentation(run)).ensure(compute)
 
 
 def build_segmentation(run: Run) -> DeepLab:

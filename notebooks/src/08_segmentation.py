@@ -76,7 +76,7 @@ from wsss_lib.settings import load
 settings = load(profile, overrides)
 folder = ready(settings, dataset, data_root)
 run = Run(settings, folder, method=method, seed=seed, root=runs_root)
-options = settings.segmentation
+options, testing = settings.segmentation, settings.segment
 print(
     f"torch {torch.__version__}, device {stages.pick_device(settings.machine.device)}, profile {profile}, seed {seed}"
 )
@@ -327,15 +327,14 @@ viz.show(figure, "Six training samples as the network gets them. White is 255: p
 # %% [markdown]
 # ## Train, or load
 #
-# The stage `segmentation` trains the network and then segments the val images. If its folder is complete, it is loaded. The true
-# masks of the training images play no part in it.
+# The stage `segmentation` trains the network. If its folder is complete, it is loaded. The true masks of the training images play no
+# part in it.
 
 # %% tags=["nbval-ignore-output"]
-stage = stages.train_segmentation(run)
-score = stage.metrics["mask"]
-log = pd.read_csv(stage.path / "log.csv")
-model = train.load_weights(stages.build_segmentation(run), stage.checkpoint)
-print(f"{len(log)} steps and {len(val_ids)} val masks in {stage.metrics['seconds']:.0f} s")
+trained = stages.train_segmentation(run)
+model = stages.load_segmentation(run)
+log = pd.read_csv(trained.path / "log.csv")
+print(f"{len(log)} steps in {trained.metrics['seconds']:.0f} s")
 
 # %% tags=["nbval-ignore-output"]
 viz.show(viz.losses(log, ["cross_entropy"]), "Cross-entropy against the pseudo masks, each step and its running mean.")
@@ -407,7 +406,16 @@ viz.show(
 # %% [markdown]
 # ## Look: best and worst
 #
-# The val images, sorted by the intersection over union (IoU) of the foreground. Nothing here used an image-level label: the network
+# The stage `val_masks` segments every val image. How it looks at them stands in the settings' section `segment`: with other scales, only
+# this stage is computed anew, and the network is not trained again.
+
+# %% tags=["nbval-ignore-output"]
+stage = stages.segment_val(run)
+score = stage.metrics["mask"]
+print(f"{stage.metrics['images']} val masks in {stage.metrics['seconds']:.0f} s")
+
+# %% [markdown]
+# We sort them by the intersection over union (IoU) of the foreground. Nothing here used an image-level label: the network
 # alone decides which classes there are.
 
 
@@ -429,7 +437,7 @@ chosen = [*ranked[:2], ranked[len(ranked) // 2], *ranked[-3:]]
 rows = []
 for image_id in chosen:
     picture = folder.image(image_id)
-    q = predict(model, normalize(picture)[None], options.scales, options.flip)[0]
+    q = predict(model, normalize(picture)[None], testing.scales, testing.flip)[0]
     rows.append([picture, *(viz.overlay_mask(picture, m) for m in mask_pair(image_id)), q.amax(0)])
 names = [f"{foreground_iou(*mask_pair(i)):.0f} %" for i in chosen]
 figure = viz.grid(rows, ["image", "prediction", "true mask", "confidence"], names, size=1.2)
@@ -461,7 +469,7 @@ viz.show(
 
 # %%
 def student_masks(image_id):
-    q = predict(model, normalize(folder.image(image_id))[None], options.scales, options.flip)[0]
+    q = predict(model, normalize(folder.image(image_id))[None], testing.scales, testing.flip)[0]
     present = torch.cat([torch.ones(1), folder.label(image_id)])
     return q.argmax(0).byte().numpy(), (q * present[:, None, None]).argmax(0).byte().numpy()
 

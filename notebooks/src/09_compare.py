@@ -246,13 +246,13 @@ viz.show(
 # %% [markdown]
 # ## Compute, or load
 #
-# Now to real numbers. The last stage of the way is `segmentation`; asking for it asks for all stages before it. What is there
+# Now to real numbers. The last stage of the way is `val_masks`; asking for it asks for all stages before it. What is there
 # already is loaded, so after 01, 07 and 08 this takes no time, and without them it takes as long as they do.
 
 # %% tags=["nbval-ignore-output"]
-segmentation = stages.train_segmentation(run)
+segmentation = stages.segment_val(run)
 pseudo_masks, cams = stages.make_pseudo_masks(run), stages.make_cams(run)
-for stage in (stages.train_classifier(run), cams, pseudo_masks, segmentation):
+for stage in (stages.train_classifier(run), cams, pseudo_masks, stages.train_segmentation(run), segmentation):
     print(f"{stage.path.relative_to(run.root).as_posix():42s} {stage.metrics['seconds']:7.1f} s")
 
 # %% [markdown]

@@ -20,13 +20,14 @@ def test_the_way_runs_on_photographs_of_many_sizes(photos, weights, tmp_path):
     settings = load("laptop", few)
     run = Run(settings, ready(settings, data_root=photos), root=tmp_path)
     assert len({run.folder.size(i) for i in run.ids("train")}) > 1
-    final = stages.train_segmentation(run)
+    final = stages.segment_val(run)
     assert final.metrics["mask"]["miou"] > 0
     assert {row["stage"] for row in collect(tmp_path)} == {
         "classifier",
         "cams",
         "pseudo_masks",
         "segmentation",
+        "val_masks",
     }
 
 
@@ -41,12 +42,18 @@ def test_papers_settings_take_two_steps_a_stage_through_papermill(photos, tmp_pa
         "cam.micro_batch_size": 4,
         "localize.scales": [1.0, 0.5],
         "segmentation.max_steps": 2,
-        "segmentation.scales": [1.0],
+        "segment.scales": [1.0],
         "machine.workers": 0,
         "machine.processes": 1,
     }
     outcomes = cli.run(["08"], profile="paper", data_root=photos, runs_root=tmp_path, overrides=overrides)
     assert [(o.state, o.message) for o in outcomes] == [("done", "")]
-    assert {r["stage"] for r in collect(tmp_path)} == {"classifier", "cams", "pseudo_masks", "segmentation"}
+    assert {r["stage"] for r in collect(tmp_path)} == {
+        "classifier",
+        "cams",
+        "pseudo_masks",
+        "segmentation",
+        "val_masks",
+    }
     logs = sorted(tmp_path.rglob("log.csv"))
     assert [len(log.read_text().splitlines()) for log in logs] == [3, 3], "a header and two steps each"
