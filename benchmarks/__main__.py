@@ -20,10 +20,8 @@ def run(name: str) -> dict:
     """Run one benchmark, show what it prints as it comes, and return the record of its last line."""
     print(f"== {name}", flush=True)
     last = ""
-    # Threads that wait give their core away: beside another computation the opposite is up to 100 times slower.
-    environment = {"OMP_WAIT_POLICY": "PASSIVE", **os.environ}
     command = [sys.executable, str(HERE / f"{name}.py")]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=HERE.parent, env=environment) as process:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=HERE.parent) as process:
         for line in process.stdout:
             print(line, end="", flush=True)
             last = line.strip() or last

@@ -566,8 +566,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(args: argparse.Namespace) -> int:
-    # Threads that wait give their core away: beside another computation the opposite is up to 100 times slower.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     outcomes = run(
         args.names,
         profile=args.profile,
