@@ -667,7 +667,7 @@ with tempfile.TemporaryDirectory() as temporary:
 #    what you expect.
 # 2. **Sure pixels only.** Train on masks with undecided pixels: `{"dense_crf.la_ha": [4.0, 32.0]}`. Does it help val mIoU? Compare it
 #    with how many pixels lost their label in notebook 07.
-# 3. **Too long.** Train three times as long: `{"segmentation.epochs": 36}`. The loss falls. Does the student move towards the truth, or
+# 3. **Too long.** Train three times as long: `{"segmentation.epochs": 24}`. The loss falls. Does the student move towards the truth, or
 #    towards its teacher? Compare both on the training images.
 # 4. **A second generation.** Let the student's masks of the training images be the pseudo masks of a new student. Which row of
 #    the first figure will improve, and which will not?
