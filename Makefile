@@ -41,7 +41,7 @@ units: $(READY) ## unit tests and doctests, notebooks against their sources
 	$(ONE_THREAD) $(PY) -m pytest -q -n $(JOBS) -m "not notebooks" --doctest-modules wsss_lib data_prep tests
 
 smoke: $(READY) ## every notebook executed with the smoke profile
-	$(ONE_THREAD) $(PY) -m pytest -q -n $(JOBS) --dist loadfile -m notebooks tests
+	$(ONE_THREAD) $(PY) -m pytest -q -n $(JOBS) --dist loadfile --no-loadscope-reorder -m notebooks tests
 
 nbval: $(READY) ## every notebook executed as committed (demo profile), outputs compared
 	@rm -rf build/nbval
@@ -67,6 +67,7 @@ clean: ## caches and build outputs; keeps .venv, data and runs
 
 # One recipe, so that an interrupted installation begins anew; what is missing is said before anything is made.
 # pydensecrf2 is built with the lock's Cython: the one that it asks for stops at Python 3.12.
+# Bytecode is compiled once here; where Python may not write it, each notebook would wait 10 s longer for its imports.
 $(READY): pyproject.toml requirements.lock
 	@found=; for python in $(if $(PYTHON),"$(PYTHON)",python3 python3.14 python3.13 python3.12 python3.11); do \
 	    if "$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
@@ -81,6 +82,6 @@ $(READY): pyproject.toml requirements.lock
 	    echo "making .venv with $$("$$found" --version)"; \
 	    "$$found" -m venv --clear .venv && $(PY) -m pip install -q --disable-pip-version-check uv; }
 	$(UV) cython setuptools -c requirements.lock
-	$(UV) -r requirements.lock --no-build-isolation-package pydensecrf2
+	$(UV) --compile-bytecode -r requirements.lock --no-build-isolation-package pydensecrf2
 	$(UV) --no-deps -e .
 	@printf '%s\n' "$(CURDIR)" > $(READY)
