@@ -7,10 +7,12 @@ its own. What is finished is not computed again (`wsss_lib.runs`). True masks ar
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import nn
 from tqdm import tqdm
 
 from wsss_lib import backbones, methods
@@ -177,8 +179,7 @@ def load_classifier(run: Run) -> methods.Method:
     >>> load_classifier(getfixture("smoke_run")).training
     False
     """
-    model = load_weights(build_method(run), train_classifier(run).checkpoint)
-    return model.to(pick_device(run.settings.machine.device))
+    return _trained(run, build_method, train_classifier)
 
 
 def make_cams(run: Run) -> Stage:
@@ -321,8 +322,7 @@ def load_segmentation(run: Run) -> DeepLab:
     >>> load_segmentation(getfixture("smoke_run")).training
     False
     """
-    model = load_weights(build_segmentation(run), train_segmentation(run).checkpoint)
-    return model.to(pick_device(run.settings.machine.device))
+    return _trained(run, build_segmentation, train_segmentation)
 
 
 def segment_val(run: Run) -> Stage:
@@ -466,6 +466,10 @@ def mask_settings(section) -> MaskSettings:
         crf=crf_settings(section),
         la_ha=tuple(section.la_ha),
     )
+
+
+def _trained(run: Run, build: Callable[[Run], nn.Module], train: Callable[[Run], Stage]) -> nn.Module:
+    return load_weights(build(run), train(run).checkpoint).to(pick_device(run.settings.machine.device))
 
 
 def _sections(run: Run) -> tuple[str, ...]:

@@ -14,9 +14,11 @@ from pathlib import Path
 import nbformat
 import pytest
 
+from wsss_lib.cli import NEEDS
+
 pytestmark = [pytest.mark.browser, pytest.mark.notebooks]
 PROJECT = Path(__file__).resolve().parents[2]
-LESSONS = ("00_start", "01_cam", "07_pseudo_masks", "08_segmentation", "09_compare")
+LESSONS = tuple(NEEDS)
 SECONDS = 240  # for a lesson to run with the smoke profile, the stages before it included
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
 SETTINGS = {  # all cells in the page, not only those in view; no questions about news
@@ -115,9 +117,9 @@ def test_a_lesson_runs_in_jupyterlab_and_its_slider_changes_its_picture(lab, pag
     _wait_for(lambda: (state := page.evaluate(STATE))["errors"] or not state["waiting"], SECONDS, lesson)
     assert page.evaluate(STATE)["errors"] == []
 
-    sliders = notebook.locator(".jp-OutputArea [role=slider]")
-    expect(sliders.first).to_be_visible(timeout=30_000)
-    slider = sliders.first  # the others need not change this scene: a bias of 1 redraws only what disagrees with it
+    # The first; the others need not change this scene: a bias of 1 redraws only what disagrees with it.
+    slider = notebook.locator(".jp-OutputArea [role=slider]").first
+    expect(slider).to_be_visible(timeout=30_000)
     picture = slider.locator("xpath=ancestor::div[contains(@class,'jp-Cell-outputArea')][1]").locator("img").last
     slider.scroll_into_view_if_needed()
     before, value = picture.screenshot(), slider.get_attribute("aria-valuenow")

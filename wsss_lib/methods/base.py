@@ -126,17 +126,40 @@ class Method(nn.Module):
         list of dict
             Keys `name`, `params`, `lr_factor`; frozen parameters are in none, all others in exactly one.
         """
-        inside = {id(parameter) for parameter in self.backbone.parameters()}
-        learning = [parameter for parameter in self.parameters() if parameter.requires_grad]
-        groups = [
-            {"name": "backbone", "params": [p for p in learning if id(p) in inside], "lr_factor": 1.0},
-            {
-                "name": "classifier",
-                "params": [p for p in learning if id(p) not in inside],
-                "lr_factor": classifier_factor,
-            },
-        ]
-        return [group for group in groups if group["params"]]
+        return backbone_and_rest(self, "classifier", classifier_factor)
+
+
+def backbone_and_rest(model: nn.Module, rest: str, factor: float) -> list[dict]:
+    """Split what learns into `model.backbone` at the base learning rate, and all else at `factor` times it.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Has a `backbone`.
+    rest : str
+        Name of the second group.
+    factor : float
+        Factor on its learning rate.
+
+    Returns
+    -------
+    list of dict
+        Keys `name`, `params`, `lr_factor`; frozen parameters are in none, all others in exactly one.
+
+    Examples
+    --------
+    >>> model = nn.Sequential()
+    >>> model.backbone, model.head = nn.Linear(2, 2), nn.Linear(2, 1)
+    >>> [(g["name"], len(g["params"]), g["lr_factor"]) for g in backbone_and_rest(model, "head", 10.0)]
+    [('backbone', 2, 1.0), ('head', 2, 10.0)]
+    """
+    inside = {id(parameter) for parameter in model.backbone.parameters()}
+    learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    groups = [
+        {"name": "backbone", "params": [p for p in learning if id(p) in inside], "lr_factor": 1.0},
+        {"name": rest, "params": [p for p in learning if id(p) not in inside], "lr_factor": factor},
+    ]
+    return [group for group in groups if group["params"]]
 
 
 def multi_label_soft_margin(logits: Tensor, label: Tensor) -> Tensor:

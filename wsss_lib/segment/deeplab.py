@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from wsss_lib.data.classes import IGNORE
 from wsss_lib.errors import SettingsError, WsssError
-from wsss_lib.methods.base import Losses, Progress
+from wsss_lib.methods.base import Losses, Progress, backbone_and_rest
 
 if TYPE_CHECKING:
     from wsss_lib.backbones.base import Backbone
@@ -140,14 +140,4 @@ class DeepLab(nn.Module):
 
     def parameter_groups(self, head_factor: float = 10.0) -> list[dict]:
         """Parameters that learn: the backbone's at the base rate, the head's at `head_factor` times it."""
-        inside = {id(parameter) for parameter in self.backbone.parameters()}
-        learning = [parameter for parameter in self.parameters() if parameter.requires_grad]
-        groups = [
-            {"name": "backbone", "params": [p for p in learning if id(p) in inside], "lr_factor": 1.0},
-            {
-                "name": "head",
-                "params": [p for p in learning if id(p) not in inside],
-                "lr_factor": head_factor,
-            },
-        ]
-        return [group for group in groups if group["params"]]
+        return backbone_and_rest(self, "head", head_factor)
