@@ -6,7 +6,7 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from wsss_lib import cli
+from wsss_lib import cli, headless
 from wsss_lib.data import VOCFolder
 from wsss_lib.errors import WsssError
 from wsss_lib.runs import Run
@@ -98,9 +98,21 @@ def test_a_failure_names_the_cell_stops_dependants_and_nothing_else(folder, tmp_
 def test_a_cell_that_hangs_or_dies_is_named_and_the_notebook_kept(folder, tmp_path, source, reason):
     course = folder({"01_cam": [source]})
     target = tmp_path / "out" / "01_cam.ipynb"
-    outcome = cli.execute(course / "01_cam.ipynb", target, {}, timeout=3)
+    outcome = headless.execute(course / "01_cam.ipynb", target, {}, timeout=3)
     assert not outcome.ok and target.is_file()
     assert outcome.message.startswith(f"cell 3 ({source.splitlines()[0]}) failed: {reason}")
+
+
+@pytest.mark.notebooks
+def test_a_running_notebook_is_saved_now_and_then_and_its_end_always(folder, tmp_path, monkeypatch):
+    saves = []
+    written = headless.NotebookExecutionManager.save
+    monkeypatch.setattr(headless.NotebookExecutionManager, "save", lambda self: saves.append(1) or written(self))
+    course = folder({"01_cam": ["x = 1"] * 20 + ["import time; time.sleep(2.5)", "print('the end')"]})
+    target = tmp_path / "out" / "01_cam.ipynb"
+    assert headless.execute(course / "01_cam.ipynb", target, {}).ok
+    assert 3 <= len(saves) <= 8, "at the start, after the sleep, at the end; more on a slow machine, not twice a cell"
+    assert "the end" in nbformat.read(target, as_version=4).cells[-1].outputs[0].text
 
 
 @pytest.mark.parametrize(

@@ -13,18 +13,17 @@ from __future__ import annotations
 
 import argparse
 import ast
-import base64
 import os
 import re
-import shutil
 import sys
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from wsss_lib.errors import WsssError
+
+if TYPE_CHECKING:
+    from wsss_lib.headless import Outcome
 
 # The notebooks in their order, with those that each needs: if one fails, those that need it are not started.
 NEEDS: dict[str, tuple[str, ...]] = {
@@ -35,41 +34,6 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "09_compare": (),
 }
 CELL_TIMEOUT = {"smoke": 300, "demo": 900}  # seconds; other profiles may take as long as they need
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What became of one notebook.
-
-    Parameters
-    ----------
-    name : str
-        The notebook.
-    state : str
-        ``done``, ``failed`` or ``not started``.
-    path : Path, optional
-        The executed notebook; kept after a failure too.
-    seconds : float
-        How long it took.
-    message : str
-        One line: the failing cell and its error, or what was missing.
-
-    Examples
-    --------
-    >>> Outcome("01_cam", "done").ok
-    True
-    """
-
-    name: str
-    state: str
-    path: Path | None = None
-    seconds: float = 0.0
-    message: str = ""
-
-    @property
-    def ok(self) -> bool:
-        """Whether the notebook ran to its end."""
-        return self.state == "done"
 
 
 def notebooks_folder() -> Path:
@@ -327,6 +291,8 @@ def run(
     known = {name: parameters_of(folder / f"{name}.ipynb") for name in chosen}
     _check_parameters(given, known, asked=parameters or {})
 
+    from wsss_lib.headless import Outcome, execute
+
     target = output_folder(Path(given["runs_root"]), given)
     limit = CELL_TIMEOUT.get(given["profile"], 0) if timeout is None else timeout
     outcomes: dict[str, Outcome] = {}
@@ -349,115 +315,6 @@ def _check_parameters(given: Mapping, known: Mapping[str, tuple[str, ...]], aske
             valid = ", ".join(dict.fromkeys(n for names in known.values() for n in names)) or "none"
             does, knows = ("does", "it knows") if len(without) == 1 else ("do", "they know")
             raise WsssError(f"parameter {key!r}: {', '.join(without)} {does} not know it; {knows} {valid}")
-
-
-def execute(source: Path, target: Path, parameters: Mapping[str, Any], timeout: int = 0) -> Outcome:
-    """Execute one notebook with papermill in the notebook's own folder, and save its pictures as PNG files.
-
-    Parameters
-    ----------
-    source : path
-        The notebook.
-    target : path
-        The executed notebook, kept whatever happens; pictures go to ``<stem>_files/`` beside it.
-    parameters : mapping
-        Values for the notebook's parameters cell.
-    timeout : int
-        Seconds that one cell may take; 0 for no limit.
-
-    Returns
-    -------
-    Outcome
-
-    Examples
-    --------
-    >>> execute(Path("no_such.ipynb"), Path("out.ipynb"), {}).message
-    'no_such.ipynb: no such notebook'
-    """
-    source, target, start = Path(source), Path(target), time.perf_counter()
-    if not source.is_file():
-        return Outcome(source.stem, "failed", message=f"{source.name}: no such notebook")
-    import papermill
-
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.unlink(missing_ok=True)
-    state, message = "done", ""
-    try:
-        papermill.execute_notebook(
-            *(str(path).replace("{", "{{").replace("}", "}}") for path in (source, target)),
-            parameters=dict(parameters),
-            kernel_name="python3",
-            language="python",
-            cwd=str(source.parent),
-            execution_timeout=timeout or None,
-            extra_arguments=["--log-level=ERROR"],
-            progress_bar={"desc": source.stem, "mininterval": 0.5 if sys.stderr.isatty() else 20},
-        )
-    except Exception as error:  # a cell's error, a timeout, a dead kernel: whatever it is, the others go on
-        state, message = "failed", _failure(target, error)
-    kept = target if target.is_file() else None
-    if kept:
-        save_pictures(kept)
-    return Outcome(source.stem, state, kept, time.perf_counter() - start, message)
-
-
-def _failure(target: Path, error: Exception) -> str:
-    """The failing cell by number and first line, and the error's last line."""
-    import nbformat
-
-    reason = [f"{type(error).__name__}: {line}" for line in str(error).strip().splitlines()][-1:]
-    if hasattr(error, "ename"):
-        reason = [f"{error.ename}: {line}" for line in error.evalue.strip().splitlines()][-1:] or [error.ename]
-    what = reason[0] if reason else type(error).__name__
-    if not target.is_file():
-        return what
-    cells = nbformat.read(target, as_version=4).cells
-    own = {"papermill-error-cell-tag", "injected-parameters"}
-    cells = [cell for cell in cells if not own & set(cell.metadata.get("tags", ()))]
-    started = [
-        (number, cell)
-        for number, cell in enumerate(cells, 1)
-        if cell.cell_type == "code" and cell.metadata.get("papermill", {}).get("start_time")
-    ]
-    if not started:
-        return what
-    number, cell = started[-1]
-    first = (cell.source.strip().splitlines() or [""])[0]
-    return f"cell {number} ({first}) failed: {what}"
-
-
-def save_pictures(notebook: Path) -> list[Path]:
-    """Write the pictures of an executed notebook as PNG files into ``<stem>_files/`` beside it.
-
-    Parameters
-    ----------
-    notebook : path
-        The executed notebook; pictures that an earlier execution left are deleted.
-
-    Returns
-    -------
-    list of Path
-
-    Examples
-    --------
-    >>> import tempfile, nbformat
-    >>> path = Path(tempfile.mkdtemp()) / "empty.ipynb"
-    >>> _ = path.write_text(nbformat.writes(nbformat.v4.new_notebook()))
-    >>> save_pictures(path)
-    []
-    """
-    import nbformat
-
-    folder = notebook.with_name(f"{notebook.stem}_files")
-    shutil.rmtree(folder, ignore_errors=True)
-    outputs = [o for c in nbformat.read(notebook, as_version=4).cells for o in c.get("outputs", ())]
-    pictures = [o.data["image/png"] for o in outputs if "image/png" in o.get("data", ())]
-    paths = []
-    for number, picture in enumerate(pictures, 1):
-        folder.mkdir(exist_ok=True)
-        paths.append(folder / f"figure_{number:02d}.png")
-        paths[-1].write_bytes(base64.b64decode(picture))
-    return paths
 
 
 def listing(folder: Path, needs: Mapping[str, tuple[str, ...]] = NEEDS) -> str:
