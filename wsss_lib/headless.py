@@ -61,7 +61,7 @@ class Outcome:
         return self.state == "done"
 
 
-class SparingEngine(NBClientEngine):
+class _SparingEngine(NBClientEngine):
     """Papermill's engine, which saves at most every `SAVE_EVERY` seconds instead of twice for each cell."""
 
     @classmethod
@@ -80,7 +80,7 @@ class SparingEngine(NBClientEngine):
             save()
 
 
-papermill_engines.register("sparing", SparingEngine)
+papermill_engines.register("sparing", _SparingEngine)
 
 
 def execute(source: Path, target: Path, parameters: Mapping[str, Any], timeout: int = 0) -> Outcome:
