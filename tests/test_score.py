@@ -7,9 +7,9 @@ import torch
 from wsss_lib.data import VOCFolder
 from wsss_lib.data.masks import write_mask
 from wsss_lib.errors import DataError
-from wsss_lib.localize import save_cam
+from wsss_lib.localize import load_cam, save_cam, seed
 from wsss_lib.metrics import ConfusionMatrix
-from wsss_lib.score import frequent_classes, group_of, score_masks, score_seeds
+from wsss_lib.score import count_of, frequent_classes, group_of, score_masks, score_seeds
 
 
 @pytest.fixture
@@ -39,6 +39,30 @@ def test_the_fixed_threshold_does_not_follow_the_truth(folder, tmp_path):
     report = score_seeds(folder, ids, tmp_path, [0, 1, 2, 3, 4, 5, 6], threshold=0.25, step=0.01)
     assert report["best"]["miou"] == 1.0 and report["best"]["threshold"] < 0.2
     assert report["fixed"]["miou"] < 0.2 and report["fixed"]["threshold"] == 0.25
+
+
+def test_counts_and_groups_score_their_images_alone_and_all_are_still_scored_together(folder, tmp_path):
+    draw, ids, classes = torch.Generator().manual_seed(0), folder.split("train"), list(range(7))
+    for i in ids:
+        noisy = (perfect_cam(folder, i, 0.6) + 0.4 * torch.rand(6, 64, 64, generator=draw)).clamp(max=1)
+        save_cam(tmp_path / f"{i}.npz", noisy, folder.label(i), (64, 64))
+
+    def score(some):
+        return score_seeds(folder, some, tmp_path, classes, threshold=0.25, step=0.05)
+
+    report, plain = score(ids), ConfusionMatrix(7)
+    for i in ids:
+        plain.update(folder.mask(i).numpy(), seed(load_cam(tmp_path / f"{i}.npz", n_classes=6), 0.25).numpy())
+    assert report["fixed"]["miou"] == pytest.approx(plain.miou())
+    assert set(report["counts"]) == {"one class", "several classes"} and len(set(report["counts"].values())) == 2
+    for name, of in (("counts", count_of), ("groups", group_of)):
+        for group, miou in report[name].items():
+            assert score([i for i in ids if of(folder, i) == group])["fixed"]["miou"] == pytest.approx(miou)
+
+
+def test_an_image_counts_by_the_classes_of_its_label(folder):
+    for i in folder.split("train"):
+        assert (count_of(folder, i) == "one class") == (folder.label(i).sum() == 1)
 
 
 def test_masks_are_scored_as_one_confusion_matrix_over_the_split(folder, tmp_path):

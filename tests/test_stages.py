@@ -3,14 +3,24 @@
 import shutil
 
 import pytest
+import torch
 
 from data_prep.ready import ready
-from wsss_lib import stages
+from wsss_lib import methods, stages
 from wsss_lib.data import VOCFolder
 from wsss_lib.data.masks import read_mask
-from wsss_lib.errors import DataError, WsssError
+from wsss_lib.errors import DataError, SettingsError, WsssError
 from wsss_lib.runs import Run
 from wsss_lib.settings import load
+
+
+def changed_run(run, overrides, method="cam"):
+    return Run(load("smoke", overrides), run.folder, method, root=run.root)
+
+
+def same_weights(a, b):
+    a, b = a.state_dict(), b.state_dict()
+    return list(a) == list(b) and all(torch.equal(a[name], b[name]) for name in a)
 
 
 def outputs(stage):
@@ -98,3 +108,102 @@ def test_missing_weights_name_the_places_that_were_looked_at(tmp_path, monkeypat
         stages.find_weights("w.pth")
     (tmp_path / "w.pth").touch()
     assert stages.find_weights("w.pth") == str(tmp_path / "w.pth")
+
+
+def test_all_methods_that_paste_share_the_instances_of_one_run(smoke_run):
+    paths = {stages.make_instances(smoke_run.of(method)).path for method in ("cam", *methods.WRAPPERS)}
+    assert paths == {smoke_run.root / "toy/smoke/cam/seed0/instances"}
+    pasted = changed_run(smoke_run, {"cda.rotation": 0.0, "csd.dummy": 0.5}, "cda")
+    assert stages.make_instances(pasted).path in paths
+    assert stages.make_instances(changed_run(smoke_run, {"instances.epsilon_1": 0.02}, "cda")).path not in paths
+
+
+def test_an_instances_stage_counts_every_class_and_shows_a_picture(smoke_run):
+    stage = stages.make_instances(smoke_run)
+    bank = stages.load_instances(smoke_run.of("cda"))
+    assert list(stage.metrics["instances"]) == list(smoke_run.folder.classes)
+    assert stage.metrics["instances"] == bank.counts and stage.metrics["images"] == 36
+    assert (stage.path / "contact_sheet.png").stat().st_size > 0
+    assert len(outputs(stage)) == len(bank) == sum(bank.counts.values())
+
+
+def test_instances_are_cut_out_by_the_masks_that_the_settings_name(smoke_run):
+    run = changed_run(smoke_run, {"instances.source": "pseudo_masks", "dense_crf.alpha": 32.0}, "cda")
+    masks, refined = outputs(stages.make_pseudo_masks(run.of("cam"))), outputs(stages.make_instances(run))
+    assert len(refined) > 5 and refined.items() <= masks.items()
+    assert not outputs(stages.make_instances(smoke_run)).items() <= masks.items()
+
+
+def test_no_instance_at_all_is_told_when_the_bank_is_asked_for(smoke_run, capsys):
+    run = changed_run(smoke_run, {"instances.epsilon_1": 0.949}, "cda")
+    stage = stages.make_instances(run)
+    assert not any(stage.metrics["instances"].values())
+    assert "none of aeroplane, " in capsys.readouterr().err
+    with pytest.raises(DataError, match="not a single instance; lower instances") as error:
+        stages.train_classifier(run)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("method", methods.WRAPPERS)
+def test_instances_by_the_masks_of_a_method_that_needs_instances_are_refused(smoke_run, method):
+    with pytest.raises(SettingsError, match=f"instances.method='{method}' learns from instances itself: choose cam"):
+        stages.make_instances(changed_run(smoke_run, {"instances.method": method}))
+
+
+@pytest.mark.parametrize("method", methods.WRAPPERS)
+def test_a_host_that_needs_a_host_is_refused_before_anything_is_trained(smoke_run, method):
+    run = changed_run(smoke_run, {f"{method}.host": "csd"}, method)
+    with pytest.raises(WsssError, match=f"{method}.host='csd' needs a host itself"):
+        stages.build_method(run)
+
+
+def test_a_methods_own_section_takes_the_place_of_the_classifiers(smoke_run):
+    run = changed_run(smoke_run, {"cda.epochs": 5, "cam.lr": 0.03})
+    assert stages.recipe(run) == run.settings.cam
+    own = stages.recipe(run.of("cda"))
+    assert (own.epochs, own.batch_size, own.lr, own.crop) == (5, 6, 0.03, 64)
+    assert (run.settings.cam.epochs, run.settings.cam.batch_size) == (3, 12)
+
+
+def test_the_length_of_the_training_is_that_of_the_methods_own_section(smoke_run):
+    for method in ("cam", *methods.WRAPPERS):
+        stage, own = stages.train_classifier(smoke_run.of(method)), stages.recipe(smoke_run.of(method))
+        steps = len((stage.path / "log.csv").read_text().splitlines()) - 1
+        assert steps == 36 // own.batch_size * own.epochs
+
+
+@pytest.mark.parametrize("method", methods.WRAPPERS)
+def test_a_method_starts_from_its_trained_host_or_as_the_host_did(smoke_run, method):
+    trained = stages.build_method(changed_run(smoke_run, {f"{method}.init": "classifier"}, method))
+    fresh = stages.build_method(changed_run(smoke_run, {f"{method}.init": "backbone"}, method))
+    assert same_weights(trained.host, stages.load_classifier(smoke_run))
+    assert same_weights(fresh.host, stages.build_method(smoke_run))
+    assert not same_weights(trained.host, fresh.host)
+
+
+def test_another_start_is_refused(smoke_run):
+    with pytest.raises(SettingsError, match="init='imagenet': choose backbone or classifier"):
+        stages.build_method(changed_run(smoke_run, {"cda.init": "imagenet"}, "cda"))
+
+
+@pytest.mark.parametrize("method", methods.WRAPPERS)
+def test_a_trained_method_is_loaded_as_it_was_saved_and_localises(smoke_run, method):
+    run = smoke_run.of(method)
+    saved = torch.load(stages.train_classifier(run).checkpoint, weights_only=True)["model"]
+    loaded = stages.load_classifier(run)
+    assert not loaded.training and all(torch.equal(value, saved[name]) for name, value in loaded.state_dict().items())
+    assert not same_weights(loaded.host, stages.load_classifier(smoke_run))
+    cams = stages.make_cams(run)
+    assert len(outputs(cams)) == 36 and set(cams.metrics["seed"]["counts"]) == {"one class", "several classes"}
+
+
+def test_a_changed_paste_trains_again_and_keeps_the_host(smoke_run):
+    run = changed_run(smoke_run, {"cda.n_objects": 2}, "cda")
+    assert stages.train_classifier(run.of("cam")).path == stages.train_classifier(smoke_run).path
+    assert stages.train_classifier(run).path != stages.train_classifier(smoke_run.of("cda")).path
+
+
+def test_the_same_seed_trains_methods_with_instances_to_the_same_bytes(smoke_run, tmp_path):
+    again = Run(smoke_run.settings, smoke_run.folder, root=tmp_path)
+    for method in methods.WRAPPERS:
+        assert same_weights(*(stages.load_classifier(run.of(method)) for run in (smoke_run, again))), method

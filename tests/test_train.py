@@ -92,6 +92,27 @@ def test_momentum_is_momentum_and_each_group_follows_the_poly_schedule(training)
     np.testing.assert_allclose([g["lr"] for g in state["param_groups"]], [last, 10 * last])
 
 
+def test_the_schedule_of_the_released_code_of_cda_ends_half_way_and_stays_there(training):
+    rates = []
+    for compat in (False, True):
+        _, path = training(f"{compat}", compat_schedule=compat, lr=0.1)
+        with (path / "log.csv").open() as f:
+            rates.append([float(row["lr"]) for row in csv.DictReader(f)])
+    half = [poly_lr(0.1, step, 4) for step in range(4)]
+    np.testing.assert_allclose(rates[0], [poly_lr(0.1, step, 8) for step in range(8)], rtol=1e-5)
+    np.testing.assert_allclose(rates[1], half + 4 * half[-1:], rtol=1e-5)
+
+
+def test_the_last_rate_of_the_papers_schedule_is_that_of_the_released_code():
+    assert poly_lr(0.1, 3304, 3305) == pytest.approx(0.1 * (1 / 3305) ** 0.9) == pytest.approx(6.8e-5, rel=1e-2)
+
+
+def test_a_training_of_one_step_has_the_same_rate_in_both_schedules(training):
+    for compat in (False, True):
+        _, path = training(f"{compat}", compat_schedule=compat, lr=0.1, max_steps=1)
+        assert ",0.1," in (path / "log.csv").read_text()
+
+
 def test_every_term_of_every_step_is_logged(training):
     _, path = training()
     with (path / "log.csv").open() as f:

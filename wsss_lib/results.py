@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Mapping
 from datetime import date
 from importlib import metadata, resources
 from pathlib import Path
 
 import pandas as pd
 
+from wsss_lib import stages
 from wsss_lib.errors import WsssError
-from wsss_lib.metrics import mean_std
+from wsss_lib.metrics import mean_std, paired_interval
 from wsss_lib.project import project_root
-from wsss_lib.runs import atomic_open, collect
+from wsss_lib.runs import Run, atomic_open, collect
 
 # What a stage's metrics contribute to the table of results: (stage, name of the score, path in metrics.json).
 SCORES = (
@@ -115,6 +117,82 @@ def record(path: str | Path, table: pd.DataFrame, command: str, settings: str) -
     table.to_csv(text, index=False, float_format="%.4g", lineterminator="\n")
     with atomic_open(path) as f:
         f.write(text.getvalue())
+
+
+def seed_scores(run: Run) -> dict[str, float]:
+    """What a run's classifier and CAMs score, for a line of a recorded table; trained first if need be.
+
+    Parameters
+    ----------
+    run : Run
+        On data with masks to score against.
+
+    Returns
+    -------
+    dict of str to float
+        In percent, but for ``best_threshold``, ``steps`` and ``seconds`` (of the training). ``disagrees`` (images whose
+        object does not stand on its usual context) and the energies are missing where the data do not know contexts.
+
+    Examples
+    --------
+    >>> scores = seed_scores(getfixture("smoke_run"))
+    >>> scores["steps"], sorted(scores)[:3]
+    (9, ['best_threshold', 'disagrees', 'energy_context'])
+    """
+    trained, scored = stages.train_classifier(run), stages.make_cams(run).metrics["seed"]
+    scores = {
+        "steps": len(pd.read_csv(trained.path / "log.csv")),
+        "map_val": 100 * trained.metrics["map"],
+        "seed_miou_fixed": 100 * scored["fixed"]["miou"],
+        "seed_miou_best": 100 * scored["best"]["miou"],
+        "best_threshold": scored["best"]["threshold"],
+        "several_classes": 100 * scored["counts"]["several classes"],
+    }
+    if energy := scored.get("energy"):
+        scores["disagrees"] = 100 * scored["groups"]["disagrees"]
+        scores["energy_object"] = 100 * energy["object"]
+        scores["energy_context"] = 100 * (energy["own_context"] + energy["other_context"])
+    return {**scores, "seconds": trained.metrics["seconds"]}
+
+
+def compared(scores: pd.DataFrame, baseline: str, columns: Mapping[str, str]) -> pd.DataFrame:
+    """A recorded table by its rows: mean and standard deviation over seeds, and the paired gain over a baseline.
+
+    Parameters
+    ----------
+    scores : DataFrame
+        Columns ``row``, ``seed`` and those named in `columns`, as `read` gives it.
+    baseline : str
+        The row that the others are compared with, seed by seed.
+    columns : mapping
+        Column of `scores` to its title.
+
+    Returns
+    -------
+    DataFrame
+        A line a row, in order; two columns for each title: the score and, with two seeds or more, the gain with its
+        95 % interval.
+
+    Examples
+    --------
+    >>> scores = pd.DataFrame({"row": ["a", "a", "b", "b"], "seed": [0, 1, 0, 1], "miou": [40.0, 42.0, 41.0, 43.4]})
+    >>> compared(scores, "a", {"miou": "mIoU"}).loc["b"].tolist()
+    ['42.2 ± 1.7', '+1.2 [-1.3, +3.7]']
+    """
+    wide = scores.pivot(index="seed", columns="row")
+    lines = {}
+    for row in dict.fromkeys(scores["row"]):
+        line = {}
+        for column, title in columns.items():
+            values, reference = wide[column][row], wide[column][baseline]
+            line[title] = mean_std(values, scale=1)
+            if row == baseline or len(values) < 2:
+                line[f"{title}: gain [95 %]"] = ""
+            else:
+                gain, low, high = paired_interval(values, reference)
+                line[f"{title}: gain [95 %]"] = f"{gain:+.1f} [{low:+.1f}, {high:+.1f}]"
+        lines[row] = line
+    return pd.DataFrame.from_dict(lines, orient="index")
 
 
 def table(root: str | Path | None = None) -> pd.DataFrame:

@@ -159,6 +159,10 @@ class Run:
         data = self.settings.data
         return self.folder.split(data[f"{split}_split"], data.limit)
 
+    def of(self, method: str) -> Run:
+        """The same run of another method."""
+        return Run(self.settings, self.folder, method, self.seed, self.root)
+
     def stage(self, name: str, uses: tuple[str, ...], after: Stage | None = None) -> Stage:
         """The stage of this name, which depends on these sections of the settings and on the stage before it."""
         sections = tuple(dict.fromkeys((*(after.uses if after else ()), *uses)))

@@ -71,6 +71,29 @@ def group_of(folder: VOCFolder, image_id: str) -> str | None:
     return None if context is None else "agrees" if context.agrees else "disagrees"
 
 
+def count_of(folder: VOCFolder, image_id: str) -> str:
+    """``one class`` or ``several classes``: how many an image's label names.
+
+    Parameters
+    ----------
+    folder : VOCFolder
+        The data.
+    image_id : str
+        One of its images.
+
+    Returns
+    -------
+    str
+
+    Examples
+    --------
+    >>> folder = VOCFolder(getfixture("toy_root"))
+    >>> sorted({count_of(folder, image_id) for image_id in folder.split("train")})
+    ['one class', 'several classes']
+    """
+    return "one class" if len(folder.class_names(image_id)) == 1 else "several classes"
+
+
 def own_contexts(folder: VOCFolder) -> dict[str, str]:
     """The usual context of each class, read off the images of one class that agree with the bias.
 
@@ -121,8 +144,9 @@ def score_seeds(
     -------
     dict
         ``fixed`` and ``best``, each a threshold and a `ConfusionMatrix.report`; ``sweep``, mIoU by threshold;
-        ``groups``, mIoU at the fixed threshold of images that agree with the bias and those that do not;
-        ``energy``, where the maps' energy lies (both only where the data know).
+        ``counts``, mIoU at the fixed threshold of images with one class and with several; ``groups``, the same of
+        images that agree with the bias and those that do not; ``energy``, where the maps' energy lies (both only
+        where the data know).
 
     Examples
     --------
@@ -133,18 +157,28 @@ def score_seeds(
     """
     n = folder.n_classes + 1
     thresholds = np.union1d(np.arange(0, 1, step).round(6), [round(threshold, 6)])
-    sweeps: dict[str | None, ThresholdSweep] = {}
+    sweeps: dict[tuple[str | None, str], ThresholdSweep] = {}
     energies, owned = [], own_contexts(folder)
     for image_id in tqdm(ids, desc="score seeds", unit="image", mininterval=1.0):
         truth = folder.mask(image_id).numpy()
         cam = load_cam(Path(cam_dir) / f"{image_id}.npz", n_classes=folder.n_classes).numpy()
         group = group_of(folder, image_id)
-        sweeps.setdefault(group, ThresholdSweep(n, thresholds)).update(truth, cam)
+        key = group, count_of(folder, image_id)
+        sweeps.setdefault(key, ThresholdSweep(n, thresholds)).update(truth, cam)
         if group is not None:
             own = [owned.get(c) == folder.context[image_id].context for c in folder.classes]
             energies.append(cam_energy(cam, truth, folder.label(image_id), own))
-    total = ThresholdSweep(n, thresholds)
-    total.counts = sum(sweep.counts for sweep in sweeps.values())
+
+    def pooled(place: int, group: str) -> ThresholdSweep:
+        whole = ThresholdSweep(n, thresholds)
+        whole.counts = sum(sweep.counts for key, sweep in sweeps.items() if group in ("all", key[place]))
+        return whole
+
+    def by(place: int) -> dict:
+        names = sorted({key[place] for key in sweeps})
+        return {name: json_number(pooled(place, name).at(threshold).miou(classes)) for name in names}
+
+    total = pooled(0, "all")
     best, _ = total.best(classes)
     report = {
         "fixed": {"threshold": threshold, **total.at(threshold).report(folder.classes, classes)},
@@ -153,9 +187,10 @@ def score_seeds(
             "threshold": thresholds.tolist(),
             "miou": [json_number(v) for v in total.curve(classes)],
         },
+        "counts": by(1),
     }
     if energies:
-        report["groups"] = {g: json_number(s.at(threshold).miou(classes)) for g, s in sorted(sweeps.items())}
+        report["groups"] = by(0)
         report["energy"] = {k: json_number(np.nanmean([e[k] for e in energies])) for k in energies[0]}
     return report
 

@@ -1,4 +1,4 @@
-"""The way of the data, stage by stage: classifier, cams, pseudo_masks, segmentation, val_masks.
+"""The way of the data, stage by stage: classifier, cams, pseudo_masks, instances, segmentation, val_masks.
 
 Each stage reads the folder that the stage before it wrote, and asks for that stage first, so any notebook runs on
 its own. What is finished is not computed again (`wsss_lib.runs`). True masks are opened to score, never to learn.
@@ -7,20 +7,24 @@ its own. What is finished is not computed again (`wsss_lib.runs`). True masks ar
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import nn
 from tqdm import tqdm
 
 from wsss_lib import backbones, methods
 from wsss_lib.data import PseudoMaskSet, TrainingSet
+from wsss_lib.data.instances import InstanceBank, collect_instances, contact_sheet
+from wsss_lib.data.masks import read_mask
 from wsss_lib.data.samples import collate_masks
 from wsss_lib.data.transforms import normalize, train_transform
 from wsss_lib.errors import SettingsError, WsssError
-from wsss_lib.localize import localize
+from wsss_lib.localize import load_cam, localize, seed
 from wsss_lib.metrics import average_precision, json_number
 from wsss_lib.project import data_root
 from wsss_lib.refine.dense_crf import MaskSettings, pseudo_masks
@@ -28,6 +32,7 @@ from wsss_lib.refine.mean_field import DenseCRFSettings
 from wsss_lib.runs import Run, Stage
 from wsss_lib.score import frequent_classes, score_masks, score_seeds
 from wsss_lib.segment import DeepLab, segment
+from wsss_lib.settings import Section
 from wsss_lib.train import fit, load_weights, pick_device, seeded
 
 CACHE_PIXELS = 400e6  # keep decoded images in memory up to so many pixels, about 1.2 GB
@@ -120,9 +125,131 @@ def build_method(run: Run) -> methods.Method:
     >>> build_method(getfixture("smoke_run")).n_classes
     6
     """
-    backbone = build_backbone(run)
-    own = run.settings.get(run.method)
-    return seeded(run.seed, lambda: methods.build(run.method, backbone, run.folder.n_classes, own))
+    backbone, bank = build_backbone(run), load_instances(run) if run.method in methods.WRAPPERS else None
+    model = seeded(run.seed, lambda: methods.build(run.method, backbone, run.folder.n_classes, run.settings, bank))
+    if bank and _starts_from(run, run.method) == "classifier":
+        model.host.load_state_dict(load_classifier(run.of(run.settings[run.method].host)).state_dict())
+    return model
+
+
+def recipe(run: Run) -> Section:
+    """How the run's method is trained: the numbers of ``[cam]``, and in their place those that its own section repeats.
+
+    Parameters
+    ----------
+    run : Run
+        Names the method and the settings.
+
+    Returns
+    -------
+    Section
+
+    Examples
+    --------
+    >>> from wsss_lib.settings import load
+    >>> run = getfixture("smoke_run").of("cda")
+    >>> recipe(run).batch_size, run.settings.cam.batch_size
+    (6, 12)
+    """
+    return Section({**run.settings.cam, **run.settings.get(run.method, {})})
+
+
+def make_instances(run: Run) -> Stage:
+    """Stage ``instances``: cut objects out of the training images by the masks of the method ``instances.method``.
+
+    Parameters
+    ----------
+    run : Run
+        Any run; the instances belong to the run of that method, so that all who paste share them.
+
+    Returns
+    -------
+    Stage
+        Complete; ``masks/<id>.png``, ``instances.csv`` and ``contact_sheet.png``, metrics: the count of each class.
+
+    Raises
+    ------
+    SettingsError
+        For another ``instances.source``, or a method whose masks would need themselves.
+
+    Examples
+    --------
+    >>> stage = make_instances(getfixture("smoke_run"))
+    >>> sorted(stage.metrics["instances"]), len(list(stage.folder("masks").iterdir())) > 0
+    (['aeroplane', 'boat', 'car', 'sheep', 'sofa', 'train'], True)
+    """
+    options = run.settings.instances
+    if options.method in methods.WRAPPERS:
+        raise SettingsError(f"instances.method={options.method!r} learns from instances itself: choose cam")
+    if options.source not in MASK_SOURCES:
+        raise SettingsError(f"instances.source={options.source!r}: choose one of {', '.join(MASK_SOURCES)}")
+    run = run.of(options.method)
+    before, mask_of = MASK_SOURCES[options.source](run)
+
+    def compute(stage: Stage) -> dict:
+        ids = run.ids("train")
+        counts = collect_instances(
+            run.folder, ids, mask_of, stage.path, options.epsilon_1, options.epsilon_2, options.mask_only
+        )
+        if none := [name for name, n in counts.items() if not n]:
+            told = f"instances: none of {', '.join(none)} (among {len(ids)} images); nothing of it can be pasted"
+            print(told, file=sys.stderr)
+        if sum(counts.values()):
+            sheet = contact_sheet(InstanceBank(run.folder, stage.path))
+            Image.fromarray(sheet.permute(1, 2, 0).numpy()).save(stage.path / "contact_sheet.png")
+        return {"images": len(ids), "instances": counts}
+
+    return run.stage("instances", ("instances",), after=before).ensure(compute)
+
+
+def _from_pseudo_masks(run: Run) -> tuple[Stage, Callable[[str], np.ndarray]]:
+    stage = make_pseudo_masks(run)
+    return stage, lambda image_id: read_mask(stage.path / "masks" / f"{image_id}.png")
+
+
+def _from_seeds(run: Run) -> tuple[Stage, Callable[[str], np.ndarray]]:
+    stage, threshold, n_classes = make_cams(run), run.settings.localize.threshold, run.folder.n_classes
+
+    def mask_of(image_id: str) -> np.ndarray:
+        return seed(load_cam(stage.path / "cams" / f"{image_id}.npz", n_classes=n_classes), threshold).numpy()
+
+    return stage, mask_of
+
+
+# Where the masks come from that cut instances out: none of them is a true mask.
+MASK_SOURCES: dict[str, Callable[[Run], tuple[Stage, Callable[[str], np.ndarray]]]] = {
+    "pseudo_masks": _from_pseudo_masks,
+    "seeds": _from_seeds,
+}
+
+
+def load_instances(run: Run) -> InstanceBank:
+    """The instances for a run's method, scaled and augmented for its training; collected first if need be.
+
+    Parameters
+    ----------
+    run : Run
+        What is trained on what.
+
+    Returns
+    -------
+    InstanceBank
+
+    Examples
+    --------
+    >>> bank = load_instances(getfixture("smoke_run").of("cda"))
+    >>> len(bank) == sum(bank.counts.values())
+    True
+    """
+    stage, options, ids = make_instances(run), recipe(run), run.ids("train")
+    return InstanceBank(
+        run.folder,
+        stage.path,
+        long_side=options.crop,
+        transform=_transform(options),
+        labels=run.folder.labels(ids),
+        cache=_fits_memory(run, ids),
+    )
 
 
 def train_classifier(run: Run) -> Stage:
@@ -147,10 +274,9 @@ def train_classifier(run: Run) -> Stage:
 
     def compute(stage: Stage) -> dict:
         ids, device = run.ids("train"), pick_device(run.settings.machine.device)
-        model = build_method(run)
-        recipe = run.settings.cam
-        dataset = TrainingSet(run.folder, ids, _transform(recipe), cache=_fits_memory(run, ids))
-        fit(model, dataset, recipe, **_fit_options(run, stage, "train classifier", device))
+        model, options = build_method(run), recipe(run)
+        dataset = TrainingSet(run.folder, ids, _transform(options), cache=_fits_memory(run, ids))
+        fit(model, dataset, options, **_fit_options(run, stage, f"train {run.method}", device))
         precision = _classification(run, model, device)
         names = [c for c, v in zip(run.folder.classes, precision, strict=True) if not np.isnan(v)]
         return {
@@ -159,7 +285,8 @@ def train_classifier(run: Run) -> Stage:
             "average_precision": {c: json_number(v) for c, v in zip(run.folder.classes, precision, strict=True)},
         }
 
-    return run.stage("classifier", _sections(run)).ensure(compute)
+    before = make_instances(run) if run.method in methods.WRAPPERS else None
+    return run.stage("classifier", _sections(run), after=before).ensure(compute)
 
 
 def load_classifier(run: Run) -> methods.Method:
@@ -389,9 +516,7 @@ def build_segmentation(run: Run) -> DeepLab:
     7
     """
     options, backbone = run.settings.segmentation, build_backbone(run)
-    if options.init not in ("backbone", "classifier"):
-        raise SettingsError(f"segmentation.init={options.init!r}: choose backbone or classifier")
-    if options.init == "classifier":
+    if _starts_from(run, "segmentation") == "classifier":
         backbone.load_state_dict(load_classifier(run).backbone.state_dict())
     return seeded(
         run.seed,
@@ -472,8 +597,15 @@ def _trained(run: Run, build: Callable[[Run], nn.Module], train: Callable[[Run],
     return load_weights(build(run), train(run).checkpoint).to(pick_device(run.settings.machine.device))
 
 
+def _starts_from(run: Run, section: str) -> str:
+    init = run.settings[section].init
+    if init not in ("backbone", "classifier"):
+        raise SettingsError(f"{section}.init={init!r}: choose backbone or classifier")
+    return init
+
+
 def _sections(run: Run) -> tuple[str, ...]:
-    own = (run.method,) if run.method in run.settings and run.method != "cam" else ()
+    own = (run.method,) if run.method in run.settings else ()
     scenes = ("toy",) if run.folder.name == "toy" and "toy" in run.settings else ()
     return ("data", *scenes, "backbone", "cam", *own)
 

@@ -198,7 +198,8 @@ def fit(
     recipe : mapping
         A section of the settings: ``epochs, max_steps, batch_size, micro_batch_size, lr, classifier_factor,
         momentum, weight_decay, poly_power, precision``. The loss of a batch is the mean over its micro-batches,
-        weighted by size.
+        weighted by size. With ``compat_schedule`` the learning rate reaches its end half way and stays there, as it
+        does in CDA's released code, whose pairs make twice as many steps as its schedule knows.
     seed : int
         Of every random draw.
     checkpoint, log : path
@@ -255,19 +256,20 @@ def fit(
         collate_fn=collate,
         pin_memory=device.type == "cuda",
     )
+    horizon = max(1, steps // 2) if recipe.get("compat_schedule") else steps
     written = time.monotonic()
     bar = tqdm(total=steps, initial=first, desc=title, unit="step", mininterval=1.0, disable=first >= steps)
     with torch.random.fork_rng(), bar:
         for step, batch in enumerate(loader if first < steps else (), start=first):
             torch.manual_seed(int(np.random.SeedSequence([seed, step]).generate_state(1, np.uint64)[0] >> 1))
+            lr = poly_lr(recipe["lr"], min(step, horizon - 1), horizon, recipe["poly_power"])
             for group in optimizer.param_groups:
-                group["lr"] = poly_lr(recipe["lr"] * group["lr_factor"], step, steps, recipe["poly_power"])
+                group["lr"] = lr * group["lr_factor"]
             progress = Progress(step=step, steps=steps, epoch=step // sampler.steps_per_epoch, epochs=recipe["epochs"])
             terms = _accumulate(model, batch.to(device), progress, recipe["micro_batch_size"], bf16)
             _stop_if_not_finite(terms, step, batch.image_id)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-            lr = poly_lr(recipe["lr"], step, steps, recipe["poly_power"])
             rows.append({"step": step, "epoch": progress.epoch, "lr": lr, **terms})
             bar.update()
             bar.set_postfix(loss=f"{terms['total']:.3f}", refresh=False)

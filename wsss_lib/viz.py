@@ -311,6 +311,40 @@ def bars(values: Mapping[str, float], ylabel: str, errors: Mapping[str, float] |
     return figure
 
 
+def heatmap(values, names: Sequence[str], xlabel: str, ylabel: str, columns: Sequence[str] = (), decimals: int = 2):
+    """A matrix as a heat map with its numbers in it.
+
+    Parameters
+    ----------
+    values : array
+        (rows, columns), finite.
+    names : sequence of str
+        Of the rows.
+    xlabel, ylabel : str
+        What columns and rows are.
+    columns : sequence of str
+        Names of the columns; by default those of the rows.
+    decimals : int
+        Of the numbers.
+
+    Returns
+    -------
+    Figure
+
+    Examples
+    --------
+    >>> len(heatmap([[0.5, 0.5], [0.0, 1.0]], ["a", "b"], "pasted", "present").axes)
+    2
+    """
+    values, columns = np.asarray(values, float), columns or names
+    size = (1.6 + 0.62 * len(columns), 1.1 + 0.42 * len(names))
+    figure, axis = plt.subplots(figsize=size, layout="constrained")
+    options = {"annot": True, "fmt": f".{decimals}f", "cmap": "viridis", "xticklabels": columns, "yticklabels": names}
+    sns.heatmap(values, ax=axis, annot_kws={"size": 8}, **options)
+    axis.set(xlabel=xlabel, ylabel=ylabel)
+    return figure
+
+
 def losses(log, terms: Sequence[str] = ("total",), smooth: int = 20):
     """Loss terms over the steps of a training, raw and smoothed.
 

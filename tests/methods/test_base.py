@@ -5,8 +5,10 @@ import pytest
 import torch
 
 from wsss_lib import backbones, methods
+from wsss_lib.data import Batch
 from wsss_lib.errors import WsssError
 from wsss_lib.methods.base import Losses, Method, Progress, multi_label_soft_margin
+from wsss_lib.settings import load
 
 
 @pytest.fixture
@@ -105,11 +107,29 @@ def test_an_unknown_method_lists_those_that_exist():
 
 
 @pytest.mark.parametrize("name", methods.METHODS)
-def test_every_method_keeps_the_promises_of_the_base_class(name):
+def test_every_method_keeps_the_promises_of_the_base_class(name, bank):
     torch.manual_seed(0)
-    method = methods.build(name, backbones.build("tiny"), 3)
-    image = torch.randn(2, 3, 32, 32)
+    method = methods.build(name, backbones.build("tiny"), 6, load("smoke"), bank).train()
+    image, label = torch.randn(2, 3, 64, 64), torch.tensor([[1.0, 1, 0, 0, 0, 0], [0, 0, 1, 0, 0, 0]])
+    losses = method.loss(Batch(image, label, ("a", "b")), Progress())
+    losses.total.backward()
+    assert losses.total.isfinite() and all(term.ndim == 0 and term.isfinite() for term in losses.terms.values())
+    assert all(p.grad is not None for group in method.parameter_groups() for p in group["params"])
     with torch.no_grad():
-        maps, logits = method.eval().cam(image), method.logits(image)
-    assert maps.shape == (2, 3, 8, 8) and maps.min() >= 0
-    assert logits.shape == (2, 3) and logits.isfinite().all()
+        maps, cam, logits = method.eval().maps(image), method.cam(image), method.logits(image)
+    assert cam.shape == maps.shape == (2, 6, 16, 16) and torch.equal(cam, maps.relu())
+    assert logits.shape == (2, 6) and logits.isfinite().all()
+
+
+@pytest.mark.parametrize("name", methods.WRAPPERS)
+def test_a_host_that_has_a_host_is_refused(name, bank):
+    for host in methods.WRAPPERS:
+        with pytest.raises(WsssError, match=f"{name}.host='{host}' needs a host itself: choose one of cam"):
+            methods.build(name, backbones.build("tiny"), 6, load("smoke", {f"{name}.host": host}), bank)
+
+
+@pytest.mark.parametrize("name", methods.WRAPPERS)
+def test_an_unknown_host_is_one_line(name, bank):
+    with pytest.raises(WsssError, match="'ham' is unknown: choose one of cam") as error:
+        methods.build(name, backbones.build("tiny"), 6, load("smoke", {f"{name}.host": "ham"}), bank)
+    assert "\n" not in str(error.value)

@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from wsss_lib.errors import WsssError
 
 if TYPE_CHECKING:
     from wsss_lib.backbones.base import Backbone
+    from wsss_lib.data.instances import InstanceBank
     from wsss_lib.methods.base import Method
 
-METHODS = ("cam",)
+METHODS = ("cam", "cda", "csd")
+WRAPPERS = ("cda", "csd")  # have a host, and learn from instances that the masks of an earlier run cut out
 
 
-def build(name: str, backbone: Backbone, n_classes: int, settings: Any = None) -> Method:
+def build(
+    name: str,
+    backbone: Backbone,
+    n_classes: int,
+    settings: Mapping[str, Mapping] | None = None,
+    bank: InstanceBank | None = None,
+) -> Method:
     """Make the method called `name`; its file is `wsss_lib/methods/<name>.py`.
 
     Parameters
@@ -25,8 +34,10 @@ def build(name: str, backbone: Backbone, n_classes: int, settings: Any = None) -
         Gives the features.
     n_classes : int
         K, the number of foreground classes.
-    settings : mapping or object, optional
-        The method's own settings.
+    settings : mapping of mappings, optional
+        Sections of a profile: a method finds its own under its name, and there its host's name.
+    bank : InstanceBank, optional
+        For the methods that learn from instances.
 
     Returns
     -------
@@ -36,7 +47,7 @@ def build(name: str, backbone: Backbone, n_classes: int, settings: Any = None) -
     Raises
     ------
     WsssError
-        If the name is unknown.
+        If the name is unknown, or a host has a host.
 
     Examples
     --------
@@ -46,4 +57,11 @@ def build(name: str, backbone: Backbone, n_classes: int, settings: Any = None) -
     """
     if name not in METHODS:
         raise WsssError(f"method={name!r} is unknown: choose one of {', '.join(METHODS)}")
-    return import_module(f"wsss_lib.methods.{name}").build(backbone, n_classes, settings)
+    module = import_module(f"wsss_lib.methods.{name}")
+    if name not in WRAPPERS:
+        return module.build(backbone, n_classes, (settings or {}).get(name))
+    own = settings[name]
+    if own["host"] in WRAPPERS:
+        hosts = ", ".join(m for m in METHODS if m not in WRAPPERS)
+        raise WsssError(f"{name}.host={own['host']!r} needs a host itself: choose one of {hosts}")
+    return module.build(build(own["host"], backbone, n_classes, settings), bank, own)

@@ -80,7 +80,7 @@ class Losses:
 
 
 class Method(nn.Module):
-    """A way to learn from image-level labels; a subclass sets `backbone` and writes `loss`, `cam`, `logits`.
+    """A way to learn from image-level labels; a subclass has a `backbone` and writes `loss`, `maps`, `logits`.
 
     Parameters
     ----------
@@ -105,9 +105,13 @@ class Method(nn.Module):
         """Return the loss of a `batch` of images and labels at this point of `progress`."""
         raise NotImplementedError
 
+    def maps(self, image: Tensor) -> Tensor:
+        """Return the class scores at every cell (N, K, h, w) of `image` (N, 3, H, W), of either sign."""
+        raise NotImplementedError
+
     def cam(self, image: Tensor) -> Tensor:
         """Return class activation maps (N, K, h, w) of `image` (N, 3, H, W): non-negative, not normalised."""
-        raise NotImplementedError
+        return self.maps(image).relu()
 
     def logits(self, image: Tensor) -> Tensor:
         """Return the class scores (N, K) before the sigmoid of `image` (N, 3, H, W)."""

@@ -109,9 +109,9 @@ class CAM(Method):
         """Return the class scores (N, K) before the sigmoid of `image` (N, 3, H, W)."""
         return class_scores(self.backbone(image), self.weight)
 
-    def cam(self, image: Tensor) -> Tensor:
-        """Return class activation maps (N, K, h, w) of `image` (N, 3, H, W): non-negative, not normalised."""
-        return class_maps(self.backbone(image), self.weight).relu()
+    def maps(self, image: Tensor) -> Tensor:
+        """Return the class scores at every cell (N, K, h, w) of `image` (N, 3, H, W), of either sign."""
+        return class_maps(self.backbone(image), self.weight)
 
     def loss(self, batch: Batch, progress: Progress) -> Losses:
         """Return the classification loss of a `batch`; it does not change with `progress`."""

@@ -1,0 +1,129 @@
+"""The tables of CDA and CSD on toy scenes: what each ingredient brings, at equal steps, three seeds a row.
+
+python results/ablations.py cda_table1
+python results/ablations.py all --seeds 0 1 2
+"""
+
+import argparse
+import itertools
+
+import pandas as pd
+
+from data_prep.ready import ready
+from wsss_lib import results, stages
+from wsss_lib.project import project_root
+from wsss_lib.runs import Run
+from wsss_lib.settings import load
+
+# Two budgets: as many steps (a pair counts as one image), and as many images through the network (twice the steps).
+SAME_STEPS = {"cda.augmentation": "none", "cda.pairwise": False}
+SAME_COST = {**SAME_STEPS, "cda.epochs": 2 * load("demo").cda.epochs}
+BASELINES = {"baseline": ("cda", SAME_STEPS), "baseline, twice the steps": ("cda", SAME_COST)}
+TURNED, SMOOTH = {"cda.rotation": 90.0}, {"cda.smooth": True}
+CDA = ("cda", {})
+
+# table: {row: (method, what departs from the profile)}
+TABLES = {
+    "cda_table1": {
+        **BASELINES,
+        "rotation": ("cda", {"cda.augmentation": "rotation"}),
+        "translation": ("cda", {"cda.augmentation": "translation"}),
+        "mixup 0.3": ("cda", {"cda.augmentation": "mixup", "cda.alpha": 0.3}),
+        "mixup 0.5": ("cda", {"cda.augmentation": "mixup"}),
+        "mixup 0.8": ("cda", {"cda.augmentation": "mixup", "cda.alpha": 0.8}),
+        "manifold mixup": ("cda", {"cda.augmentation": "manifold_mixup"}),
+        "cutout": ("cda", {"cda.augmentation": "cutout"}),
+        "cutmix": ("cda", {"cda.augmentation": "cutmix"}),
+        "paste, rescaled": CDA,
+    },
+    "cda_table2": {
+        "baseline": BASELINES["baseline"],
+        "rescale": CDA,
+        "rescale + rotation": ("cda", TURNED),
+        "rescale + gaussian": ("cda", SMOOTH),
+        "rescale + rotation + gaussian": ("cda", {**TURNED, **SMOOTH}),
+    },
+    "cda_table3": {
+        "baseline": BASELINES["baseline"],
+        "pairwise": CDA,
+        "augmented only": ("cda", {"cda.pairwise": False}),
+    },
+    "cda_table5": {
+        "baseline": BASELINES["baseline"],
+        **{
+            f"{n} {'any' if same else 'new'}": ("cda", {"cda.n_objects": n, "cda.same_class": same})
+            for same, n in itertools.product((False, True), (1, 2, 3))
+        },
+    },
+    "cda_masks": {
+        "baseline": BASELINES["baseline"],
+        "raw CAM": ("cda", {"instances.source": "seeds"}),
+        "dense CRF": CDA,
+        "true masks (upper bound)": ("cda", {"instances.source": "true_masks"}),
+    },
+    "cda_bias": {
+        f"{name} at {bias:g}": ("cda", {"toy.context_bias": bias, **overrides})
+        for bias in (0.0, 0.6, 0.9)
+        for name, overrides in (
+            ("baseline", SAME_STEPS),
+            ("CDA", {}),
+            ("true masks (upper bound)", {"instances.source": "true_masks"}),
+        )
+    },
+    "csd_components": {
+        "baseline": ("csd", {"csd.lambda_fg": 0.0, "csd.lambda_bg": 0.0}),
+        "copy-paste": ("csd", {"csd.resampling": False}),
+        "copy-paste + resampling": ("csd", {}),
+    },
+    "csd_lambdas": {
+        f"{fg:g} {bg:g}": ("csd", {"csd.lambda_fg": fg, "csd.lambda_bg": bg})
+        for fg, bg in itertools.product((0.0, 0.001, 0.01, 0.1), (0.0, 0.001, 0.01, 0.1, 1.0))
+    },
+    "copy_paste_photographs": {
+        "CAM": ("cam", {}),
+        "CAM, twice the steps": ("cam", {"cam.epochs": 2 * load("laptop").cam.epochs}),
+        "CutMix": ("cda", {"cda.augmentation": "cutmix"}),
+        "CDA": ("cda", {}),
+        "CSD": ("csd", {}),
+    },
+}
+PHOTOGRAPHS = ("copy_paste_photographs",)  # profile laptop; the others are on toy scenes, profile demo
+ONE_SEED = ("csd_lambdas",)
+
+
+def true_masks(run: Run):
+    """The source of an upper bound: no training of the kit reads these masks."""
+    return stages.make_cams(run), lambda image_id: run.folder.mask(image_id).numpy()
+
+
+def main() -> None:
+    """Run what is missing of the tables that are asked for; write ``results/<table>.csv`` for each."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("tables", nargs="+", choices=[*TABLES, "all"])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of training and scenes alike")
+    parser.add_argument("--data-root", default="", help="photographs in VOC layout, with masks to score against")
+    parser.add_argument("--runs-root", default="", help="where the runs are kept (default: runs/ of the project)")
+    options = parser.parse_args()
+    stages.MASK_SOURCES["true_masks"] = true_masks
+    for name in TABLES if "all" in options.tables else options.tables:
+        profile, root = ("laptop", options.data_root) if name in PHOTOGRAPHS else ("demo", "")
+        if name in PHOTOGRAPHS and not root:
+            parser.error(f"{name}: give --data-root, a folder of photographs in VOC layout")
+        seeds = options.seeds[:1] if name in ONE_SEED else options.seeds
+        lines = []
+        for seed, (row, (method, overrides)) in itertools.product(seeds, TABLES[name].items()):
+            scenes = {} if root else {"toy.seed": seed}
+            settings = load(profile, {**overrides, **scenes})
+            run = Run(settings, ready(settings, data_root=root), method, seed, root=options.runs_root)
+            lines.append({"row": row, "seed": seed, **results.seed_scores(run)})
+            print(name, lines[-1], flush=True)
+        results.record(
+            project_root() / "results" / f"{name}.csv",
+            pd.DataFrame(lines),
+            f"python results/ablations.py {name}" + (" --data-root DATA_ROOT" if root else ""),
+            f"profile {profile}, {'photographs' if root else 'toy scenes'}, seeds {seeds}",
+        )
+
+
+if __name__ == "__main__":
+    main()
