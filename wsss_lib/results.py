@@ -137,7 +137,7 @@ def seed_scores(run: Run) -> dict[str, float]:
     --------
     >>> scores = seed_scores(getfixture("smoke_run"))
     >>> scores["steps"], sorted(scores)[:3]
-    (9, ['best_threshold', 'disagrees', 'energy_context'])
+    (9, ['agrees', 'best_threshold', 'disagrees'])
     """
     trained, scored = stages.train_classifier(run), stages.make_cams(run).metrics["seed"]
     scores = {
@@ -146,10 +146,11 @@ def seed_scores(run: Run) -> dict[str, float]:
         "seed_miou_fixed": 100 * scored["fixed"]["miou"],
         "seed_miou_best": 100 * scored["best"]["miou"],
         "best_threshold": scored["best"]["threshold"],
+        "one_class": 100 * scored["counts"]["one class"],
         "several_classes": 100 * scored["counts"]["several classes"],
     }
     if energy := scored.get("energy"):
-        scores["disagrees"] = 100 * scored["groups"]["disagrees"]
+        scores |= {group: 100 * scored["groups"][group] for group in ("agrees", "disagrees")}
         scores["energy_object"] = 100 * energy["object"]
         scores["energy_context"] = 100 * (energy["own_context"] + energy["other_context"])
     return {**scores, "seconds": trained.metrics["seconds"]}

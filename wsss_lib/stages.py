@@ -154,6 +154,28 @@ def recipe(run: Run) -> Section:
     return Section({**run.settings.cam, **run.settings.get(run.method, {})})
 
 
+def training_transform(options: Section) -> Callable:
+    """The augmentation of a training: of an image, or of an image and its mask alike.
+
+    Parameters
+    ----------
+    options : Section
+        ``long_side, crop, jitter, pad``, of a method (`recipe`) or of ``[segmentation]``.
+
+    Returns
+    -------
+    callable
+        `wsss_lib.data.train_transform` with these numbers.
+
+    Examples
+    --------
+    >>> image = torch.zeros(3, 64, 64, dtype=torch.uint8)
+    >>> training_transform(recipe(getfixture("smoke_run")))(image).shape
+    torch.Size([3, 64, 64])
+    """
+    return train_transform(tuple(options.long_side), options.crop, tuple(options.jitter), pad=options.pad)
+
+
 def make_instances(run: Run) -> Stage:
     """Stage ``instances``: cut objects out of the training images by the masks of the method ``instances.method``.
 
@@ -246,7 +268,7 @@ def load_instances(run: Run) -> InstanceBank:
         run.folder,
         stage.path,
         long_side=options.crop,
-        transform=_transform(options),
+        transform=training_transform(options),
         labels=run.folder.labels(ids),
         cache=_fits_memory(run, ids),
     )
@@ -275,7 +297,7 @@ def train_classifier(run: Run) -> Stage:
     def compute(stage: Stage) -> dict:
         ids, device = run.ids("train"), pick_device(run.settings.machine.device)
         model, options = build_method(run), recipe(run)
-        dataset = TrainingSet(run.folder, ids, _transform(options), cache=_fits_memory(run, ids))
+        dataset = TrainingSet(run.folder, ids, training_transform(options), cache=_fits_memory(run, ids))
         fit(model, dataset, options, **_fit_options(run, stage, f"train {run.method}", device))
         precision = _classification(run, model, device)
         names = [c for c, v in zip(run.folder.classes, precision, strict=True) if not np.isnan(v)]
@@ -418,7 +440,7 @@ def train_segmentation(run: Run) -> Stage:
         ids, options = run.ids("train"), run.settings.segmentation
         device = pick_device(run.settings.machine.device)
         dataset = PseudoMaskSet(
-            run.folder, ids, pseudo.folder("masks"), _transform(options), cache=_fits_memory(run, ids)
+            run.folder, ids, pseudo.folder("masks"), training_transform(options), cache=_fits_memory(run, ids)
         )
         fit(
             build_segmentation(run),
@@ -606,12 +628,10 @@ def _starts_from(run: Run, section: str) -> str:
 
 def _sections(run: Run) -> tuple[str, ...]:
     own = (run.method,) if run.method in run.settings else ()
+    if run.method in methods.WRAPPERS and run.settings[run.method].host in run.settings:
+        own = (run.settings[run.method].host, *own)
     scenes = ("toy",) if run.folder.name == "toy" and "toy" in run.settings else ()
     return ("data", *scenes, "backbone", "cam", *own)
-
-
-def _transform(recipe):
-    return train_transform(tuple(recipe.long_side), recipe.crop, tuple(recipe.jitter), pad=recipe.pad)
 
 
 def _fits_memory(run: Run, ids) -> bool:

@@ -282,6 +282,9 @@ class InstanceBank:
     def __len__(self) -> int:
         return len(self.ids)
 
+    def __deepcopy__(self, memo: dict) -> InstanceBank:
+        return self  # a copy of a network needs no second bank
+
     @property
     def available(self) -> Tensor:
         """(K,) bool: the classes that have an instance."""

@@ -274,7 +274,7 @@ def paste(image: Tensor, label: Tensor, bank: InstanceBank, settings: PasteSetti
     image, label = image.clone(), label.clone()
     covered = image.new_zeros(len(image), 1, *image.shape[2:])
     for _ in range(settings.n_objects):
-        drawn = [draw_instance(one, bank.of_class, settings.same_class) for one in label]
+        drawn = [draw_instance(one, bank.of_class, settings.same_class) for one in label.cpu()]
         rows = [row for row, index in enumerate(drawn) if index is not None]
         if not rows:
             break
@@ -285,7 +285,9 @@ def paste(image: Tensor, label: Tensor, bank: InstanceBank, settings: PasteSetti
             alpha = v2.functional.gaussian_blur(alpha, [3, 3])
         image[rows] = blend(image[rows], objects, alpha)
         covered[rows] = torch.maximum(covered[rows], alpha)
-        label[rows, [one.class_index for one in instances]] = 1
+        visible = alpha.amax((1, 2, 3)) > 0  # a few thin pixels may fall between those of the image
+        classes = torch.tensor([one.class_index for one in instances], device=label.device)
+        label[torch.tensor(rows, device=label.device)[visible], classes[visible]] = 1
     return image, label, covered
 
 

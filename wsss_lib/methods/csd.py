@@ -256,7 +256,7 @@ def _divergence(teacher: Tensor, student: Tensor, cells: Tensor) -> Tensor:
 class CSD(Method):
     r"""A host with two consistency terms: :math:`L = L_{cls} + \lambda_1 L_{fg} + \lambda_2 L_{bg}`.
 
-    Targets are the images of a batch with two classes or more; a batch without has no consistency term. The teacher
+    Targets are the images of a batch with two classes or more; for the others both terms are 0. The teacher
     is the host itself on the source.
 
     Parameters
@@ -348,7 +348,8 @@ class CSD(Method):
         if targets.any() and any(self.weights.values()):
             target = batch.image[targets]
             source, mask = self.sources(list(batch.label[targets]), like=target)
-            fg, bg = self.consistency(source, target, mask)
+            share = targets.float().mean()  # a mean over the batch: the other images have a term of 0
+            fg, bg = (share * term for term in self.consistency(source, target, mask))
         total = losses.total + self.weights["fg"] * fg + self.weights["bg"] * bg
         return Losses(total, {**losses.terms, "fg": fg, "bg": bg})
 
