@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 NEEDS: dict[str, tuple[str, ...]] = {
     "00_start": (),
     "01_cam": (),
+    "02_cda": ("01_cam",),
+    "03_csd": ("01_cam",),
     "07_pseudo_masks": ("01_cam",),
     "08_segmentation": ("07_pseudo_masks",),
     "09_compare": (),
