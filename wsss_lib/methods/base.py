@@ -133,6 +133,46 @@ class Method(nn.Module):
         return backbone_and_rest(self, "classifier", classifier_factor)
 
 
+class Wrapper(Method):
+    """A method around another one: it changes what the host learns from, and the host localises.
+
+    Parameters
+    ----------
+    host : Method
+        Any method.
+
+    Examples
+    --------
+    >>> Wrapper(Method(n_classes=6)).n_classes
+    6
+    """
+
+    def __init__(self, host: Method) -> None:
+        super().__init__(host.n_classes)
+        self.host = host
+
+    @property
+    def backbone(self) -> Backbone:
+        """The host's backbone."""
+        return self.host.backbone
+
+    def logits(self, image: Tensor) -> Tensor:
+        """Return the host's class scores (N, K) of `image` (N, 3, H, W)."""
+        return self.host.logits(image)
+
+    def maps(self, image: Tensor) -> Tensor:
+        """Return the host's class scores at every cell (N, K, h, w) of `image` (N, 3, H, W)."""
+        return self.host.maps(image)
+
+    def cam(self, image: Tensor) -> Tensor:
+        """Return the host's class activation maps (N, K, h, w) of `image` (N, 3, H, W)."""
+        return self.host.cam(image)
+
+    def parameter_groups(self, classifier_factor: float = 10.0) -> list[dict]:
+        """Return the host's groups."""
+        return self.host.parameter_groups(classifier_factor)
+
+
 def backbone_and_rest(model: nn.Module, rest: str, factor: float) -> list[dict]:
     """Split what learns into `model.backbone` at the base learning rate, and all else at `factor` times it.
 

@@ -21,11 +21,10 @@ from torchvision.transforms import v2
 from wsss_lib.data.samples import Batch
 from wsss_lib.data.transforms import normalize
 from wsss_lib.errors import SettingsError
-from wsss_lib.methods.base import Losses, Method, Progress
+from wsss_lib.methods.base import Losses, Method, Progress, Wrapper
 from wsss_lib.nn.augment import competitor, manifold_mixup
 
 if TYPE_CHECKING:
-    from wsss_lib.backbones.base import Backbone
     from wsss_lib.data.instances import Instance, InstanceBank
 
 POSITIONS = ("uniform", "off_centre")
@@ -318,7 +317,7 @@ def occlusion(covered: Tensor, objects: Tensor) -> float:
     return float((covered > 0)[objects].float().mean()) if objects.any() else 0.0
 
 
-class CDA(Method):
+class CDA(Wrapper):
     """A host that learns from each image with and without a pasted object, or another augmentation in its place.
 
     Parameters
@@ -358,31 +357,14 @@ class CDA(Method):
         pairwise: bool = True,
         shared_geometry: bool = True,
     ) -> None:
-        super().__init__(host.n_classes)
-        self.host, self.bank, self.settings = host, bank, settings or PasteSettings()
+        super().__init__(host)
+        self.bank, self.settings = bank, settings or PasteSettings()
         self.augmentation, self.alpha = augmentation, alpha
         self.pairwise, self.shared_geometry = pairwise, shared_geometry
         if augmentation == "paste" and bank is None:
             raise SettingsError("bank=None: give the instances to paste, or another augmentation")
         if augmentation not in ("paste", "manifold_mixup"):
             competitor(augmentation)  # refuses what it does not know
-
-    @property
-    def backbone(self) -> Backbone:
-        """The host's backbone."""
-        return self.host.backbone
-
-    def logits(self, image: Tensor) -> Tensor:
-        """Return the host's class scores (N, K) of `image` (N, 3, H, W)."""
-        return self.host.logits(image)
-
-    def maps(self, image: Tensor) -> Tensor:
-        """Return the host's class scores at every cell (N, K, h, w) of `image` (N, 3, H, W)."""
-        return self.host.maps(image)
-
-    def cam(self, image: Tensor) -> Tensor:
-        """Return the host's class activation maps (N, K, h, w) of `image` (N, 3, H, W)."""
-        return self.host.cam(image)
 
     def augment(self, image: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
         """Return images and labels with an object pasted, or otherwise augmented; the given ones stay."""
@@ -406,10 +388,6 @@ class CDA(Method):
         n = len(batch.label)
         with manifold_mixup(self.backbone.stage_modules(), label[-n:], self.alpha) as mixed:
             return self.host.loss(Batch(image, torch.cat([label[:-n], mixed]), ids), progress)
-
-    def parameter_groups(self, classifier_factor: float = 10.0) -> list[dict]:
-        """Return the host's groups."""
-        return self.host.parameter_groups(classifier_factor)
 
 
 def _moved(image: Tensor) -> Tensor:

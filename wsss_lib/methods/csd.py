@@ -18,10 +18,9 @@ from torch import Tensor
 
 from wsss_lib.data.classes import IGNORE
 from wsss_lib.errors import SettingsError, WsssError
-from wsss_lib.methods.base import Losses, Method, Progress
+from wsss_lib.methods.base import Losses, Method, Progress, Wrapper
 
 if TYPE_CHECKING:
-    from wsss_lib.backbones.base import Backbone
     from wsss_lib.data.instances import InstanceBank
     from wsss_lib.data.samples import Batch
 
@@ -253,7 +252,7 @@ def _divergence(teacher: Tensor, student: Tensor, cells: Tensor) -> Tensor:
     return (each * cells).sum() * REFERENCE_CELLS / (cells[0].numel() * len(cells))
 
 
-class CSD(Method):
+class CSD(Wrapper):
     r"""A host with two consistency terms: :math:`L = L_{cls} + \lambda_1 L_{fg} + \lambda_2 L_{bg}`.
 
     Targets are the images of a batch with two classes or more; for the others both terms are 0. The teacher
@@ -296,34 +295,13 @@ class CSD(Method):
         dummy: float = 0.1,
         temperature: float = 1.0,
     ) -> None:
-        super().__init__(host.n_classes)
+        super().__init__(host)
         if min(lambda_fg, lambda_bg) < 0 or temperature <= 0:
             given = f"lambda_fg={lambda_fg}, lambda_bg={lambda_bg}, temperature={temperature}"
             raise SettingsError(f"{given}: give weights of 0 or more, and a temperature above 0")
-        self.host, self.bank, self.dummy, self.temperature = host, bank, dummy, temperature
+        self.bank, self.dummy, self.temperature = bank, dummy, temperature
         self.weights = {"fg": lambda_fg, "bg": lambda_bg}
         self.matrix = None if labels is None else resampling_matrix(co_occurrence(labels))
-
-    @property
-    def backbone(self) -> Backbone:
-        """The host's backbone."""
-        return self.host.backbone
-
-    def logits(self, image: Tensor) -> Tensor:
-        """Return the host's class scores (N, K) of `image` (N, 3, H, W)."""
-        return self.host.logits(image)
-
-    def maps(self, image: Tensor) -> Tensor:
-        """Return the host's class scores at every cell (N, K, h, w) of `image` (N, 3, H, W)."""
-        return self.host.maps(image)
-
-    def cam(self, image: Tensor) -> Tensor:
-        """Return the host's class activation maps (N, K, h, w) of `image` (N, 3, H, W)."""
-        return self.host.cam(image)
-
-    def parameter_groups(self, classifier_factor: float = 10.0) -> list[dict]:
-        """Return the host's groups."""
-        return self.host.parameter_groups(classifier_factor)
 
     def draw_source(self, label: Tensor) -> int:
         """Return the bank's index of a source for a target with this `label` (K,)."""
