@@ -219,9 +219,11 @@ print("our loss and torch's multilabel_soft_margin_loss agree")
 # `wsss_lib/methods/cam.py` holds the method: two plain functions with the mathematics, and a class that stores the
 # weights and calls them.
 # Every later method of this course has the same two doors: `loss`, to learn from image-level labels, and `cam`, to say where.
+# (`maps` are the scores of either sign, whose positive part is the CAM.)
 
 # %%
 print(inspect.getsource(methods.cam.class_maps).split('"""')[2].strip())
+print(inspect.getsource(methods.cam.CAM.maps).split('"""')[2].strip())
 print(inspect.getsource(methods.cam.CAM.cam).split('"""')[2].strip())
 
 # %% [markdown]

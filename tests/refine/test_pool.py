@@ -56,7 +56,8 @@ def test_no_process_is_refused():
 
 
 SCRIPT = """
-import time
+import signal, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job inherits that it is ignored
 from wsss_lib.refine.pool import work
 if __name__ == "__main__":
     for name, _ in work(time.sleep, ((str(n), (0.1,)) for n in range(600)), 2):
