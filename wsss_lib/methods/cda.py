@@ -139,8 +139,8 @@ def draw_placement(box: tuple[int, int], size: tuple[int, int], settings: PasteS
     --------
     >>> still = PasteSettings(rescale=(1, 1), rotation=0)
     >>> scale, angle, y, x = draw_placement((4, 6), (100, 100), still)
-    >>> scale, angle, y % 1, x % 1
-    (1.0, 0.0, 0.0, 0.0)
+    >>> scale, angle == 0, y % 1, x % 1
+    (1.0, True, 0.0, 0.0)
     """
     low, high = settings.rescale
     stretch, turn, *place = torch.rand(4, dtype=torch.float64).tolist()
