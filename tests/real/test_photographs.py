@@ -41,6 +41,7 @@ def test_papers_settings_take_two_steps_a_stage_through_papermill(photos, tmp_pa
         "cam.max_steps": 2,
         "cam.micro_batch_size": 4,
         "localize.scales": [1.0, 0.5],
+        "localize.threshold": 0.8,
         "instances.source": "seeds",  # two steps make maps, but no masks of a believable size
         "instances.epsilon_1": 0.0,
         "instances.epsilon_2": 1.0,
