@@ -1,7 +1,9 @@
-"""The tables of CDA and CSD on toy scenes: what each ingredient brings, at equal steps, three seeds a row.
+"""The tables of CDA and CSD: what each ingredient brings, at equal steps, three seeds a row.
 
-python results/ablations.py cda_table1
-python results/ablations.py all --seeds 0 1 2
+One command a table; interrupted, it continues where it stopped.
+
+    python results/ablations.py cda_table1
+    python results/ablations.py all --data-root DATA_ROOT
 """
 
 import argparse
@@ -104,11 +106,12 @@ def main() -> None:
     parser.add_argument("--data-root", default="", help="photographs in VOC layout, with masks to score against")
     parser.add_argument("--runs-root", default="", help="where the runs are kept (default: runs/ of the project)")
     options = parser.parse_args()
+    tables = TABLES if "all" in options.tables else options.tables
+    if not options.data_root and (real := [name for name in tables if name in PHOTOGRAPHS]):
+        parser.error(f"{real[0]}: give --data-root, a folder of photographs in VOC layout")
     stages.MASK_SOURCES["true_masks"] = true_masks
-    for name in TABLES if "all" in options.tables else options.tables:
+    for name in tables:
         profile, root = ("laptop", options.data_root) if name in PHOTOGRAPHS else ("demo", "")
-        if name in PHOTOGRAPHS and not root:
-            parser.error(f"{name}: give --data-root, a folder of photographs in VOC layout")
         seeds = options.seeds[:1] if name in ONE_SEED else options.seeds
         lines = []
         for seed, (row, (method, overrides)) in itertools.product(seeds, TABLES[name].items()):

@@ -1,9 +1,11 @@
-"""A bank of instances for the methods that paste: here, in a test, cut out by the scenes' true masks."""
+"""For the methods that paste: a bank of instances, cut out (in a test) by the scenes' true masks; a short training."""
 
 import pytest
 
-from wsss_lib.data import VOCFolder, train_transform
+from wsss_lib.data import TrainingSet, VOCFolder, train_transform
 from wsss_lib.data.instances import InstanceBank, collect_instances
+from wsss_lib.settings import load
+from wsss_lib.train import fit, seeded
 
 
 @pytest.fixture(scope="session")
@@ -19,3 +21,27 @@ def bank(toy_folder, tmp_path_factory):
     collect_instances(toy_folder, ids, lambda i: toy_folder.mask(i).numpy(), path, epsilon_1=0.01, epsilon_2=0.95)
     labels = toy_folder.labels(ids)
     return InstanceBank(toy_folder, path, 64, train_transform(None, 64, pad=4), labels, cache=True)
+
+
+@pytest.fixture
+def train_briefly(toy_folder, tmp_path):
+    """Run `fit` for 4 steps of 4 images on what `build` makes, up to step `stop`; gives the weights."""
+
+    def run(build, name, stop=None, micro_batch_size=0):
+        model = seeded(0, build)
+        loss = model.loss
+
+        def stopping(batch, progress):
+            if progress.step == stop:
+                raise KeyboardInterrupt
+            return loss(batch, progress)
+
+        model.loss = stopping
+        dataset = TrainingSet(toy_folder, toy_folder.split("train")[:8], train_transform(None, 64, pad=4))
+        recipe = {**load("smoke").cam, "epochs": 2, "batch_size": 4, "lr": 0.01, "precision": "fp32"}
+        recipe["micro_batch_size"] = micro_batch_size
+        (tmp_path / name).mkdir(exist_ok=True)
+        paths = {"checkpoint": tmp_path / name / "c.pt", "log": tmp_path / name / "l.csv"}
+        return fit(model, dataset, recipe, seed=0, checkpoint_seconds=0, **paths).state_dict()
+
+    return run

@@ -20,7 +20,6 @@ from wsss_lib.methods.cam import CAM
 from wsss_lib.methods.cda import CDA, PasteSettings, blend, draw_instance, draw_placement, occlusion, paste, warp
 from wsss_lib.nn.augment import COMPETITORS
 from wsss_lib.settings import load
-from wsss_lib.train import fit, seeded
 
 STILL = PasteSettings(rescale=(1.0, 1.0), rotation=0.0, max_side=1.0)
 SEEDS, SIDES = st.integers(0, 2**31), st.integers(9, 40)
@@ -500,29 +499,15 @@ def test_the_defaults_are_the_paper_profile(host, bank):
 
 
 @pytest.fixture
-def training(toy_folder, bank, tmp_path):
-    """Run `fit` for 4 steps of 4 images; keywords go to the recipe and to the method."""
+def training(train_briefly, bank):
+    """`train_briefly` of a CDA whose BatchNorms are frozen."""
 
-    def run(name, stop=None, augmentation="paste", micro_batch_size=0):
+    def run(name, augmentation="paste", **how):
         def build():
             backbone = backbones.build("tiny").freeze(0, norm=True)
             return CDA(CAM(backbone, 6), bank, augmentation=augmentation)
 
-        model = seeded(0, build)
-        loss = model.loss
-
-        def stopping(batch, progress):
-            if progress.step == stop:
-                raise KeyboardInterrupt
-            return loss(batch, progress)
-
-        model.loss = stopping
-        dataset = TrainingSet(toy_folder, toy_folder.split("train")[:8], train_transform(None, 64, pad=4))
-        recipe = {**load("smoke").cam, "epochs": 2, "batch_size": 4, "lr": 0.01, "precision": "fp32"}
-        recipe["micro_batch_size"] = micro_batch_size
-        (tmp_path / name).mkdir(exist_ok=True)
-        paths = {"checkpoint": tmp_path / name / "c.pt", "log": tmp_path / name / "l.csv"}
-        return fit(model, dataset, recipe, seed=0, checkpoint_seconds=0, **paths).state_dict()
+        return train_briefly(build, name, **how)
 
     return run
 

@@ -1,6 +1,7 @@
 """CSD: co-occurrence by brute force, composites pixel by pixel, two divergences that never teach the teacher."""
 
 import copy
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
@@ -30,7 +31,6 @@ from wsss_lib.methods.csd import (
     source_probability,
 )
 from wsss_lib.settings import load
-from wsss_lib.train import fit, seeded
 
 BITS = st.integers(0, 1)
 LABELS = arrays(np.int8, st.tuples(st.integers(1, 12), st.integers(1, 6)), elements=BITS)
@@ -510,30 +510,9 @@ def test_the_settings_reach_the_method(host, bank):
 
 
 @pytest.fixture
-def training(toy_folder, bank, tmp_path):
-    """Run `fit` for 4 steps of 4 images; keywords go to the recipe."""
-
-    def run(name, stop=None, micro_batch_size=0):
-        def build():
-            return CSD(CAM(backbones.build("tiny"), 6), bank, bank.labels)
-
-        model = seeded(0, build)
-        loss = model.loss
-
-        def stopping(batch, progress):
-            if progress.step == stop:
-                raise KeyboardInterrupt
-            return loss(batch, progress)
-
-        model.loss = stopping
-        dataset = TrainingSet(toy_folder, toy_folder.split("train")[:8], train_transform(None, 64, pad=4))
-        recipe = {**load("smoke").cam, "epochs": 2, "batch_size": 4, "lr": 0.01, "precision": "fp32"}
-        recipe["micro_batch_size"] = micro_batch_size
-        (tmp_path / name).mkdir(exist_ok=True)
-        paths = {"checkpoint": tmp_path / name / "c.pt", "log": tmp_path / name / "l.csv"}
-        return fit(model, dataset, recipe, seed=0, checkpoint_seconds=0, **paths).state_dict()
-
-    return run
+def training(train_briefly, bank):
+    """`train_briefly` of a CSD."""
+    return partial(train_briefly, lambda: CSD(CAM(backbones.build("tiny"), 6), bank, bank.labels))
 
 
 def test_an_interrupted_training_draws_the_same_and_continues_to_the_same_bytes(training):
