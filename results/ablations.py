@@ -94,7 +94,7 @@ ONE_SEED = ("csd_lambdas",)
 
 
 def true_masks(run: Run):
-    """The source of an upper bound: no training of the kit reads these masks."""
+    """An upper bound, not a method: these rows paste what true masks cut out. No profile can ask for it."""
     return stages.make_cams(run), lambda image_id: run.folder.mask(image_id).numpy()
 
 
@@ -106,6 +106,7 @@ def main() -> None:
     parser.add_argument("--data-root", default="", help="photographs in VOC layout, with masks to score against")
     parser.add_argument("--runs-root", default="", help="where the runs are kept (default: runs/ of the project)")
     options = parser.parse_args()
+    asked = "" if options.seeds == [0, 1, 2] else f" --seeds {' '.join(map(str, options.seeds))}"
     tables = TABLES if "all" in options.tables else options.tables
     if not options.data_root and (real := [name for name in tables if name in PHOTOGRAPHS]):
         parser.error(f"{real[0]}: give --data-root, a folder of photographs in VOC layout")
@@ -123,7 +124,7 @@ def main() -> None:
         results.record(
             project_root() / "results" / f"{name}.csv",
             pd.DataFrame(lines),
-            f"python results/ablations.py {name}" + (" --data-root DATA_ROOT" if root else ""),
+            f"python results/ablations.py {name}{' --data-root DATA_ROOT' * bool(root)}{asked}",
             f"profile {profile}, {'photographs' if root else 'toy scenes'}, seeds {seeds}",
         )
 

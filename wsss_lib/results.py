@@ -6,7 +6,9 @@ import io
 from collections.abc import Mapping
 from datetime import date
 from importlib import metadata, resources
+from math import nan
 from pathlib import Path
+from typing import NamedTuple
 
 import pandas as pd
 
@@ -131,7 +133,8 @@ def seed_scores(run: Run) -> dict[str, float]:
     -------
     dict of str to float
         In percent, but for ``best_threshold``, ``steps`` and ``seconds`` (of the training). ``disagrees`` (images whose
-        object does not stand on its usual context) and the energies are missing where the data do not know contexts.
+        object does not stand on its usual context) and the energies are missing where the data do not know contexts,
+        ``one_class`` and ``several_classes`` (images by their labels) where there is no such image.
 
     Examples
     --------
@@ -146,14 +149,66 @@ def seed_scores(run: Run) -> dict[str, float]:
         "seed_miou_fixed": 100 * scored["fixed"]["miou"],
         "seed_miou_best": 100 * scored["best"]["miou"],
         "best_threshold": scored["best"]["threshold"],
-        "one_class": 100 * scored["counts"]["one class"],
-        "several_classes": 100 * scored["counts"]["several classes"],
+        **{name.replace(" ", "_"): 100 * v for name, v in scored["counts"].items() if v is not None},
     }
     if energy := scored.get("energy"):
         scores |= {group: 100 * scored["groups"][group] for group in ("agrees", "disagrees")}
         scores["energy_object"] = 100 * energy["object"]
         scores["energy_context"] = 100 * (energy["own_context"] + energy["other_context"])
     return {**scores, "seconds": trained.metrics["seconds"]}
+
+
+class Gain(NamedTuple):
+    """A paired difference of two rows of a recorded table, in points, with its 95 % interval (nan with one seed).
+
+    Examples
+    --------
+    >>> print(Gain(1.2, -1.3, 3.7, seeds=3))
+    +1.2 [-1.3, +3.7]
+    >>> Gain(1.2, -1.3, 3.7, seeds=3).verdict, Gain(1.2, 0.4, 2.0, seeds=3).verdict
+    ('not shown by 3 seeds', 'shown')
+    """
+
+    mean: float
+    low: float
+    high: float
+    seeds: int
+
+    @property
+    def verdict(self) -> str:
+        """Whether the interval leaves out 0."""
+        return "shown" if self.low > 0 or self.high < 0 else f"not shown by {self.seeds} seed{'s' * (self.seeds > 1)}"
+
+    def __str__(self) -> str:
+        return f"{self.mean:+.1f}" + (f" [{self.low:+.1f}, {self.high:+.1f}]" if self.seeds > 1 else "")
+
+
+def gain(scores: pd.DataFrame, row: str, baseline: str, column: str) -> Gain:
+    """The paired gain of a row over another, seed by seed.
+
+    Parameters
+    ----------
+    scores : DataFrame
+        Columns ``row``, ``seed`` and `column`, as `read` gives it.
+    row, baseline : str
+        Two of its rows, with the same seeds.
+    column : str
+        The score.
+
+    Returns
+    -------
+    Gain
+
+    Examples
+    --------
+    >>> scores = pd.DataFrame({"row": ["a", "a", "b", "b"], "seed": [0, 1, 0, 1], "miou": [40.0, 42.0, 41.0, 43.4]})
+    >>> print(gain(scores, "b", "a", "miou"))
+    +1.2 [-1.3, +3.7]
+    """
+    wide = scores.pivot(index="seed", columns="row", values=column)
+    if len(wide) < 2:
+        return Gain(float((wide[row] - wide[baseline]).mean()), nan, nan, len(wide))
+    return Gain(*paired_interval(wide[row], wide[baseline]), len(wide))
 
 
 def compared(scores: pd.DataFrame, baseline: str, columns: Mapping[str, str]) -> pd.DataFrame:
@@ -171,7 +226,7 @@ def compared(scores: pd.DataFrame, baseline: str, columns: Mapping[str, str]) ->
     Returns
     -------
     DataFrame
-        A line a row, in order; two columns for each title: the score and, with two seeds or more, the gain with its
+        A line a row, in order; two columns for each title: the score and the `gain`, with two seeds or more with its
         95 % interval.
 
     Examples
@@ -180,18 +235,12 @@ def compared(scores: pd.DataFrame, baseline: str, columns: Mapping[str, str]) ->
     >>> compared(scores, "a", {"miou": "mIoU"}).loc["b"].tolist()
     ['42.2 ± 1.7', '+1.2 [-1.3, +3.7]']
     """
-    wide = scores.pivot(index="seed", columns="row")
     lines = {}
-    for row in dict.fromkeys(scores["row"]):
+    for row, values in scores.groupby("row", sort=False):
         line = {}
         for column, title in columns.items():
-            values, reference = wide[column][row], wide[column][baseline]
-            line[title] = mean_std(values, scale=1)
-            if row == baseline or len(values) < 2:
-                line[f"{title}: gain [95 %]"] = ""
-            else:
-                gain, low, high = paired_interval(values, reference)
-                line[f"{title}: gain [95 %]"] = f"{gain:+.1f} [{low:+.1f}, {high:+.1f}]"
+            line[title] = mean_std(values[column], scale=1)
+            line[f"{title}: gain [95 %]"] = "" if row == baseline else str(gain(scores, row, baseline, column))
         lines[row] = line
     return pd.DataFrame.from_dict(lines, orient="index")
 

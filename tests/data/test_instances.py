@@ -267,8 +267,12 @@ def blind_run(toy_root, tmp_path_factory):
     return Run(load("smoke"), folder, root=tmp_path_factory.mktemp("blind_runs"))
 
 
+@pytest.mark.parametrize("source", stages.MASK_SOURCES)
 @pytest.mark.parametrize("method", ["cda", "csd"])
-def test_training_with_instances_opens_no_true_mask(blind_run, method, monkeypatch):
+def test_training_with_instances_opens_no_true_mask(blind_run, method, source, monkeypatch):
+    bounds = {"instances.epsilon_1": 0.0, "instances.epsilon_2": 1.0}  # after three epochs masks are of any size
+    settings = load("smoke", {"instances.source": source, **bounds})
+    blind_run = Run(settings, blind_run.folder, root=blind_run.root)
     folder, opened, real_open = blind_run.folder, [], Image.open
     assert not any(folder.has_masks([i]) for i in blind_run.ids("train")) and folder.has_masks(blind_run.ids("val"))
     monkeypatch.setattr(Image, "open", lambda f, *a, **k: opened.append(str(f)) or real_open(f, *a, **k))

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torchvision.transforms import v2
 
 from wsss_lib import backbones
 from wsss_lib.data import TrainingSet, train_transform
@@ -270,6 +271,7 @@ def test_smoothing_touches_the_border_of_the_mask_only():
     (hard, _, mask), (soft, _, alpha) = results
     inner, outer = -F.max_pool2d(-mask, 3, 1, 1), F.max_pool2d(mask, 3, 1, 1)
     border = (inner != outer).expand_as(image)
+    torch.testing.assert_close(alpha, v2.functional.gaussian_blur(mask, [3, 3], [0.8, 0.8]))  # OpenCV's width for 3
     torch.testing.assert_close(soft[~border], hard[~border])
     torch.testing.assert_close(alpha[inner == outer], mask[inner == outer])
     assert ((alpha > 0) & (alpha < 1)).any() and not torch.equal(hard, soft)
@@ -467,8 +469,31 @@ def test_a_geometry_of_its_own_moves_the_second_half_and_keeps_its_shape(host, b
         torch.manual_seed(0)
         results.append(CDA(host, bank, shared_geometry=shared).augment(batch.image, batch.label))
     (image, label), (moved, same) = results
-    assert moved.shape == image.shape and not torch.equal(moved, image)
-    assert torch.equal(label, same)
+    assert moved.shape == image.shape and torch.equal(label, same)
+    alike = torch.ones(8, 3, 64, 64)
+    shown = CDA(host, None, augmentation="none", shared_geometry=False).augment(alike, torch.ones(8, 6))[0]
+    share = shown.mean((1, 2, 3)).tolist()
+    assert len(set(share)) == 8, "each image is moved and scaled by itself"
+    assert all(0.55**2 * 0.5 < s <= 1 for s in share) and min(share) < 0.95
+    assert torch.equal(CDA(host, None, augmentation="none").augment(alike, torch.ones(8, 6))[0], alike)
+
+
+@pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.parametrize("augmentation", ["paste", *COMPETITORS])
+def test_a_training_in_bfloat16_is_augmented_in_full_precision(host, bank, batch, augmentation, shared):
+    method, results = CDA(host, bank, augmentation=augmentation, shared_geometry=shared), []
+    for half in (False, True):
+        torch.manual_seed(0)
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            results.append(method.augment(batch.image, batch.label))
+    for plain, under_autocast in zip(*results, strict=True):
+        assert torch.equal(plain, under_autocast)
+
+
+def test_an_alpha_of_zero_is_one_line(host):
+    with pytest.raises(SettingsError, match="alpha=0: give the Beta distribution") as error:
+        CDA(host, None, augmentation="mixup", alpha=0)
+    assert "\n" not in str(error.value)
 
 
 def test_scores_and_maps_are_the_hosts(host, bank, batch):

@@ -365,13 +365,23 @@ def test_the_total_is_the_hosts_loss_and_both_weighted_terms(host, bank, batch):
     torch.testing.assert_close(got.total, expected.total + 0.3 * got.terms["fg"] + 2.0 * got.terms["bg"])
 
 
-def test_targets_are_the_images_of_several_classes(host, bank, batch, monkeypatch):
-    method, seen = CSD(host, bank, bank.labels), []
-    monkeypatch.setattr(method, "consistency", lambda *given: seen.append(given) or (torch.zeros(()), torch.zeros(())))
-    losses(method, batch)
+def test_targets_are_the_images_of_several_classes_and_the_terms_a_mean_over_the_batch(host, bank, batch, monkeypatch):
+    method, seen, asked = CSD(host, bank, bank.labels), [], []
+    draw = method.draw_source
+    monkeypatch.setattr(method, "draw_source", lambda label: asked.append(label) or draw(label))
+    monkeypatch.setattr(method, "consistency", lambda *given: seen.append(given) or (torch.ones(()), torch.ones(())))
+    got = losses(method, batch)
     source, target, mask = seen[0]
-    assert torch.equal(target, batch.image[:4])
+    assert torch.equal(target, batch.image[:4]) and torch.equal(torch.stack(asked), batch.label[:4])
     assert source.shape == target.shape and mask.shape == (4, 1, 64, 64)
+    assert float(got.terms["fg"]) == float(got.terms["bg"]) == pytest.approx(4 / 6)
+
+
+def test_the_chances_are_the_same_under_autocast():
+    matrix, label = resampling_matrix(torch.arange(36.0).view(6, 6)), torch.ones(6)
+    with torch.autocast("cpu", torch.bfloat16):
+        mixture = source_probability(matrix, label)
+    assert torch.equal(source_probability(matrix, label), mixture)
 
 
 def test_without_targets_the_terms_are_zero_and_no_source_is_drawn(host, batch):

@@ -97,8 +97,12 @@ def test_each_image_is_turned_by_an_angle_of_its_own_about_its_centre():
 def test_rotation_leaves_the_mean_colour_at_the_corners():
     torch.manual_seed(0)
     turned, _ = rotation(torch.ones(8, 3, 24, 24), torch.ones(8, 1))
-    assert set(turned.unique().tolist()) == {0.0, 1.0}
-    assert (turned[:, :, 8:16, 8:16] == 1).all()
+    assert (
+        turned.min() == 0
+        and turned.max() == pytest.approx(1)
+        and ((turned < 0.01) | (turned > 0.99)).float().mean() > 0.8
+    )
+    torch.testing.assert_close(turned[:, :, 8:16, 8:16], torch.ones(8, 3, 8, 8))
 
 
 @given(seed=SEEDS, height=st.integers(8, 20), width=st.integers(8, 20))

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchvision.transforms import v2
+from torchvision.transforms import InterpolationMode, v2
 
 from wsss_lib.data.samples import Batch
 from wsss_lib.data.transforms import normalize
@@ -337,7 +337,7 @@ class CDA(Wrapper):
         Show each image with and without, as one batch of 2 N; else with only.
     shared_geometry : bool
         The pair shares scale, crop and mirror; else the second is mirrored and moved by a draw of its own, as in the
-        released code, so that what was pasted may be lost while its label stays.
+        released code, so that what was pasted may be lost while its label stays. (Not with ``manifold_mixup``.)
 
     Examples
     --------
@@ -361,6 +361,8 @@ class CDA(Wrapper):
         self.bank, self.settings = bank, settings or PasteSettings()
         self.augmentation, self.alpha = augmentation, alpha
         self.pairwise, self.shared_geometry = pairwise, shared_geometry
+        if alpha <= 0:
+            raise SettingsError(f"alpha={alpha}: give the Beta distribution of mixup a number above 0, e.g. 0.5")
         if augmentation == "paste" and bank is None:
             raise SettingsError("bank=None: give the instances to paste, or another augmentation")
         if augmentation not in ("paste", "manifold_mixup"):
@@ -370,12 +372,13 @@ class CDA(Wrapper):
         """Return images and labels with an object pasted, or otherwise augmented; the given ones stay."""
         if self.augmentation == "manifold_mixup":  # happens inside the network
             return image, label
-        if self.augmentation == "paste":
-            image, label, _ = paste(image, label, self.bank, self.settings)
-        else:
-            options = {"alpha": self.alpha} if self.augmentation == "mixup" else {}
-            image, label = competitor(self.augmentation)(image, label, **options)
-        return (image if self.shared_geometry else _moved(image)), label
+        with torch.autocast(image.device.type, enabled=False):  # in bfloat16 a grid of places would lose pixels
+            if self.augmentation == "paste":
+                image, label, _ = paste(image, label, self.bank, self.settings)
+            else:
+                options = {"alpha": self.alpha} if self.augmentation == "mixup" else {}
+                image, label = competitor(self.augmentation)(image, label, **options)
+            return (image if self.shared_geometry else _moved(image)), label
 
     def loss(self, batch: Batch, progress: Progress) -> Losses:
         """Return the host's loss, a mean over images with and without, so that the learning rate keeps its sense."""
@@ -392,7 +395,8 @@ class CDA(Wrapper):
 
 def _moved(image: Tensor) -> Tensor:
     """Mirror by chance, shift by up to a quarter and scale by 0.75 to 1.25, each image by itself."""
-    move = v2.Compose([v2.RandomHorizontalFlip(), v2.RandomAffine(0, translate=(0.25, 0.25), scale=(0.75, 1.25))])
+    move = v2.RandomAffine(0, translate=(0.25, 0.25), scale=(0.75, 1.25), interpolation=InterpolationMode.BILINEAR)
+    move = v2.Compose([v2.RandomHorizontalFlip(), move])
     return torch.stack([move(one) for one in image])
 
 

@@ -3,8 +3,9 @@ r"""CSD: a scene with one class teaches the network what the same object is wort
 One idea: where an image shows one class, its map is easy to trust. Its object is pasted into an image of several
 classes, its background into another copy; in both, the scores on what was pasted should stay as they were alone.
 Which class is pasted follows from how often classes come together. Yang et al., Cross-domain Semantic Decoupling
-for Weakly-Supervised Semantic Segmentation, BMVC 2023, equations 1 to 6; equation 4 is missing in the paper and 5
-misprinted, so here they are read as two-way distributions {foreground, background}.
+for Weakly-Supervised Semantic Segmentation, BMVC 2023, equations 1 to 6; equation 4 is missing in the text
+that this was written from and the symbols of 5 do not fit it, so they are read as two-way distributions {foreground,
+background}.
 """
 
 from __future__ import annotations
@@ -119,7 +120,7 @@ def source_probability(matrix: Tensor, label: Tensor, available: Tensor | None =
     available = torch.ones_like(label) if available is None else available.to(label)
     if not available.any():
         raise WsssError("available: no class has a source; collect instances first")
-    likely = label @ matrix * available
+    likely = (label[:, None] * matrix).sum(0) * available  # no matrix product: bfloat16 would round the chances
     likely = likely if likely.sum() > 0 else available
     return likely / likely.sum()
 

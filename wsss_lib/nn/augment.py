@@ -12,13 +12,13 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
-from torchvision.transforms import v2
+from torchvision.transforms import InterpolationMode, v2
 
 from wsss_lib.errors import SettingsError
 
 DEGREES = 90.0  # of a rotation, either way, as CDA rotates its instances
 SHIFT = 0.25  # of a translation, as a share of the image's side
-HOLE = (0.25, 0.25)  # area of CutOut's square, as a share of the image's: half the side, as its authors take for CIFAR
+HOLE = (0.25, 0.25)  # area of CutOut's square, as a share of the image's: half its side, its authors' for CIFAR-10
 
 
 def none(image: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
@@ -64,7 +64,7 @@ def rotation(image: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
     >>> rotation(torch.zeros(2, 3, 8, 8), torch.ones(2, 1))[0].shape
     torch.Size([2, 3, 8, 8])
     """
-    return _each(v2.RandomRotation(DEGREES), image), label
+    return _each(v2.RandomRotation(DEGREES, interpolation=InterpolationMode.BILINEAR), image), label
 
 
 def translation(image: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
