@@ -124,12 +124,11 @@ def hide(patches: Tensor, p_h: float) -> Tensor:
     present = torch.zeros(len(labels), n_labels, dtype=torch.bool, device=labels.device)
     present.scatter_(1, labels, True)
     present[:, 0] = False
-    # Every patch gets a random number, those that are not there one that comes last; the smallest are hidden.
+    # Every patch gets a random number, label 0 and those not there a larger one; the smallest are hidden.
     draw = torch.rand(len(labels), n_labels).to(labels.device).masked_fill(~present, 2.0)
     place = draw.argsort(1).argsort(1)
     n_hidden = (p_h * present.sum(1, keepdim=True).double()).round()
     visible = (place >= n_hidden).float()
-    visible[:, 0] = 1.0
     return visible.gather(1, labels).view(len(patches), 1, *patches.shape[1:])
 
 
