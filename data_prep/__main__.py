@@ -1,4 +1,4 @@
-"""`python -m data_prep`: makes toy scenes, and checks folders of images, from the command line."""
+"""`python -m data_prep`: makes toy scenes and super-pixels, and checks folders of images, from the command line."""
 
 from __future__ import annotations
 
@@ -14,6 +14,9 @@ from wsss_lib.errors import WsssError
 CHECK = """List all faults of a folder in VOC layout, one line each (file: problem -> remedy),
 and what its splits hold. Every image and mask is read in full.
 Exit code: 0 without faults, 1 with, 2 where the check cannot be done."""
+SUPERPIXELS = """Cut every image of a folder in VOC layout into super-pixels (SLIC), for methods that hide
+parts of images: FOLDER/ID.png, 16 bits. A map that is there is kept, unless its image or
+the settings have changed, or it is damaged."""
 LAYOUT = """what a folder holds:
   JPEGImages/ID.jpg                       images (or ID.png)
   ImageSets/Segmentation/train.txt        ids of a split, one a line; also val.txt, ...
@@ -30,7 +33,7 @@ def parser() -> argparse.ArgumentParser:
     Returns
     -------
     argparse.ArgumentParser
-        Knows `toy` and `check`.
+        Knows `toy`, `check` and `superpixels`.
 
     Examples
     --------
@@ -38,6 +41,7 @@ def parser() -> argparse.ArgumentParser:
     48
     """
     from data_prep.toy import ToyScenes
+    from wsss_lib.data.superpixels import SuperpixelSettings
 
     defaults = {field.name: field.default for field in fields(ToyScenes)}
     top = argparse.ArgumentParser(prog="python -m data_prep", description="Make and check data for the kit.")
@@ -79,6 +83,25 @@ def parser() -> argparse.ArgumentParser:
     )
     check.add_argument("root", type=Path, metavar="ROOT", help="holds JPEGImages, or VOCdevkit/VOC2012, or VOC2012")
     check.set_defaults(run=_check)
+
+    cut = commands.add_parser(
+        "superpixels",
+        help="cut images into super-pixels",
+        description=SUPERPIXELS,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    cut.add_argument("root", type=Path, metavar="ROOT", help="a folder of images, as for check")
+    cut.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="receives a map an image")
+    cut.add_argument("--split", default="", metavar="NAME", help="only this split's images (default: all splits)")
+    defaults = SuperpixelSettings()
+    for name, kind, metavar, text, default in (
+        ("segments", int, "N", "about how many super-pixels an image gets", defaults.n_segments),
+        ("compactness", float, "X", "higher: squarer regions", defaults.compactness),
+        ("processes", int, "N", "worker processes", os.cpu_count() or 1),
+    ):
+        shown = "one a processor" if name == "processes" else default
+        cut.add_argument(f"--{name}", type=kind, default=default, metavar=metavar, help=f"{text} (default: {shown})")
+    cut.set_defaults(run=_superpixels)
     return top
 
 
@@ -102,6 +125,24 @@ def _check(options: argparse.Namespace) -> int:
         print(f"{name}: {counts.images} images, {counts.masks} with a mask; {classes or 'no classes'}")
     print(f"{len(faults)} fault{'s' if len(faults) > 1 else ''}" if faults else "no faults")
     return 1 if faults else 0
+
+
+def _superpixels(options: argparse.Namespace) -> int:
+    from wsss_lib.data.faults import raise_first
+    from wsss_lib.data.layout import Layout
+    from wsss_lib.data.readers import read_ids
+    from wsss_lib.data.superpixels import SuperpixelSettings, make_superpixels
+
+    settings, layout = SuperpixelSettings(options.segments, options.compactness), Layout(options.root)
+    ids: dict[str, None] = {}
+    for split in [options.split] if options.split else layout.splits:
+        found, faults = read_ids(layout.split_path(split))
+        raise_first(faults)
+        ids |= dict.fromkeys(found)
+    jobs = [(image_id, layout.image_path(image_id)) for image_id in ids]
+    written = make_superpixels(jobs, options.out, settings, options.processes)
+    print(f"{options.out}: super-pixels of {len(ids)} images, {written} made now")
+    return 0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

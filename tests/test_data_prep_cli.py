@@ -17,7 +17,7 @@ def scenes(tmp_path, capsys):
     return tmp_path / "scenes"
 
 
-@pytest.mark.parametrize("command", [[], ["toy"], ["check"]])
+@pytest.mark.parametrize("command", [[], ["toy"], ["check"], ["superpixels"]])
 def test_help_is_shown(command, capsys):
     with pytest.raises(SystemExit) as left:
         main([*command, "--help"])
@@ -76,12 +76,34 @@ def test_check_lists_each_fault_on_a_line_and_exits_with_one(scenes, capsys):
     assert out[-1] == "2 faults"
 
 
+def test_superpixels_are_made_once_for_every_image_of_every_split(scenes, tmp_path, capsys):
+    command = ["superpixels", str(scenes), "--out", str(tmp_path / "cut"), "--processes", "1", "--segments", "9"]
+    for made in (5, 0):
+        assert main(command) == 0
+        assert capsys.readouterr().out == f"{tmp_path / 'cut'}: super-pixels of 5 images, {made} made now\n"
+    names = {path.stem for path in (scenes / "JPEGImages").iterdir()}
+    assert {path.stem for path in (tmp_path / "cut").iterdir()} == names
+    assert main([*command, "--compactness", "3"]) == 0
+    assert "5 made now" in capsys.readouterr().out
+
+
+def test_superpixels_of_one_split(scenes, tmp_path, capsys):
+    command = ["superpixels", str(scenes), "--out", str(tmp_path / "cut"), "--processes", "1"]
+    assert main([*command, "--split", "val"]) == 0
+    assert "super-pixels of 2 images, 2 made now" in capsys.readouterr().out
+    assert main([*command, "--split", "test"]) == 2
+    assert "test.txt: no such split -> use one of: train, val" in capsys.readouterr().err
+    assert main([*command, "--segments", "0"]) == 2
+    assert "n_segments=0" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["check", "no/such/folder"], "error: no/such/folder: no such folder -> give"),
         (["toy", "--out", "x", "--size", "3"], "error: size=3: "),
         (["toy", "--out", __file__], "error: "),
+        (["superpixels", "no/such/folder", "--out", "x"], "error: no/such/folder: no such folder -> give"),
     ],
 )
 def test_a_mistake_is_one_line_on_stderr_and_exits_with_two(arguments, message, capsys, tmp_path, monkeypatch):
@@ -93,7 +115,9 @@ def test_a_mistake_is_one_line_on_stderr_and_exits_with_two(arguments, message, 
     assert captured.err.count("\n") == 1
 
 
-@pytest.mark.parametrize("arguments", [[], ["toy"], ["check"], ["bake"], ["toy", "--out", "x", "--size", "big"]])
+@pytest.mark.parametrize(
+    "arguments", [[], ["toy"], ["check"], ["superpixels", "x"], ["bake"], ["toy", "--out", "x", "--size", "big"]]
+)
 def test_wrong_usage_exits_with_two(arguments, capsys):
     with pytest.raises(SystemExit) as left:
         main(arguments)

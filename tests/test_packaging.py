@@ -19,7 +19,13 @@ from setuptools import find_packages
 PROJECT = Path(__file__).resolve().parent.parent
 PYPROJECT = tomllib.loads((PROJECT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 CONDA_NAMES = {"pytorch": "torch", "pytorch-cpu": "torch", "pydensecrf": "pydensecrf2"}
-IMPORT_NAMES = {"PIL": "pillow", "yaml": "pyyaml", "pydensecrf": "pydensecrf2", "IPython": "ipykernel"}
+IMPORT_NAMES = {
+    "PIL": "pillow",
+    "yaml": "pyyaml",
+    "pydensecrf": "pydensecrf2",
+    "IPython": "ipykernel",
+    "skimage": "scikit-image",
+}
 OWN = {"wsss_lib", "data_prep", "tests"}
 
 

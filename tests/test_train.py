@@ -166,7 +166,7 @@ def test_training_never_opens_a_mask(toy_root, tmp_path, monkeypatch):
     recipe = {**load("smoke").cam, "epochs": 1}
     fit(model, dataset, recipe, seed=0, checkpoint=tmp_path / "c.pt", log=tmp_path / "l.csv")
     assert opened and not [path for path in opened if "SegmentationClass" in path]
-    assert dataset[0, 0]._fields == ("image", "label", "image_id")
+    assert dataset[0, 0]._fields == ("image", "label", "image_id", "regions") and dataset[0, 0].regions is None
 
 
 def test_loading_weights_of_another_architecture_is_one_line(training, tmp_path):

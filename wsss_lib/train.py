@@ -322,7 +322,7 @@ def _accumulate(model, batch, progress, micro_batch_size: int, bf16: bool) -> di
     n, part = len(batch.image_id), micro_batch_size or len(batch.image_id)
     terms: dict[str, float] = {}
     for start in range(0, n, part):
-        micro = batch if part >= n else type(batch)(*(field[start : start + part] for field in batch))
+        micro = batch if part >= n else type(batch)(*(_part(field, start, start + part) for field in batch))
         micro = micro._replace(image=micro.image.contiguous(memory_format=torch.channels_last))
         weight = len(micro.image_id) / n
         with torch.autocast(batch.image.device.type, torch.bfloat16, enabled=bf16):
@@ -331,6 +331,10 @@ def _accumulate(model, batch, progress, micro_batch_size: int, bf16: bool) -> di
         for name, value in {**losses.terms, "total": losses.total}.items():
             terms[name] = terms.get(name, 0.0) + float(value.detach()) * weight
     return terms
+
+
+def _part(field, start: int, stop: int):
+    return None if field is None else field[start:stop]  # a batch without regions
 
 
 def _stop_if_not_finite(terms: dict[str, float], step: int, image_ids) -> None:

@@ -101,10 +101,11 @@ def test_training_opens_no_mask(voc, monkeypatch):
 
 def test_nothing_that_a_training_set_holds_leads_to_a_mask(dataset):
     held = {name: value for name, value in vars(dataset).items() if name != "transform"}
-    assert set(held) == {"ids", "labels", "_paths", "_images"}
+    assert set(held) == {"ids", "labels", "_paths", "_images", "_region_paths", "_regions"}
+    assert held["_region_paths"] is None  # super-pixels are made of images alone, and only when asked for
     assert not any(isinstance(value, VOCFolder) for value in held.values())
     assert not [name for name in dir(dataset) if "mask" in name.lower()]
-    assert Batch._fields == ("image", "label", "image_id")
+    assert Batch._fields == ("image", "label", "image_id", "regions")
     assert b"SegmentationClass" not in pickle.dumps(held)
 
 

@@ -111,8 +111,8 @@ def test_every_method_keeps_the_promises_of_the_base_class(name, bank):
     torch.manual_seed(0)
     method = methods.build(name, backbones.build("tiny"), 6, load("smoke"), bank).train()
     image, label = torch.randn(2, 3, 64, 64), torch.tensor([[1.0, 1, 0, 0, 0, 0], [0, 0, 1, 0, 0, 0]])
-    losses = method.loss(Batch(image, label, ("a", "b")), Progress())
-    losses.total.backward()
+    losses = method.loss(Batch(image, label, ("a", "b")), Progress(step=9, steps=10, epoch=2, epochs=3))
+    losses.total.backward()  # late: what starts late has begun
     assert losses.total.isfinite() and all(term.ndim == 0 and term.isfinite() for term in losses.terms.values())
     assert all(p.grad is not None for group in method.parameter_groups() for p in group["params"])
     with torch.no_grad():

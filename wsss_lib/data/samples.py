@@ -1,6 +1,7 @@
 """What a network is trained on: an image with its image-level label or, in the last stage, its pseudo mask.
 
-`TrainingSet` keeps the paths of images and a matrix of labels, nothing else: no way leads to a true mask.
+`TrainingSet` keeps the paths of images and a matrix of labels (and, if asked for, the paths of super-pixels, which are
+made of images alone), nothing else: no way leads to a true mask.
 Every augmentation depends on a seed that comes with the index, so worker count and order change nothing.
 """
 
@@ -23,6 +24,8 @@ from wsss_lib.data.folder import VOCFolder, read_image
 from wsss_lib.data.images import image_size
 from wsss_lib.data.layout import MASK_FOLDERS
 from wsss_lib.data.masks import mask_fault, read_mask, size_fault
+from wsss_lib.data.superpixels import read_superpixels, superpixel_fault
+from wsss_lib.data.transforms import Regions
 from wsss_lib.errors import SettingsError
 
 MASK_REMEDY = "run the stage that makes the pseudo masks again"
@@ -39,6 +42,8 @@ class Sample(NamedTuple):
         (K,) float in {0, 1}.
     image_id : str
         Its id in the split.
+    regions : Tensor, optional
+        (H, W) int64: super-pixels from 1, 0 where the crop is padded. None: not asked for.
 
     Examples
     --------
@@ -49,6 +54,7 @@ class Sample(NamedTuple):
     image: Tensor
     label: Tensor
     image_id: str
+    regions: Tensor | None = None
 
 
 class Batch(NamedTuple):
@@ -62,6 +68,8 @@ class Batch(NamedTuple):
         (N, K) float in {0, 1}.
     image_id : tuple of str
         N ids.
+    regions : Tensor, optional
+        (N, H, W) int64: super-pixels from 1, 0 where the crop is padded. None: not asked for.
 
     Examples
     --------
@@ -72,10 +80,12 @@ class Batch(NamedTuple):
     image: Tensor
     label: Tensor
     image_id: tuple[str, ...]
+    regions: Tensor | None = None
 
     def to(self, device: torch.device | str) -> Batch:
         """Return the batch on another device."""
-        return Batch(*_moved((self.image, self.label), device), tuple(self.image_id))
+        image, label, regions = _moved((self.image, self.label, self.regions), device)
+        return Batch(image, label, tuple(self.image_id), regions)
 
 
 class MaskSample(NamedTuple):
@@ -128,10 +138,10 @@ class MaskBatch(NamedTuple):
         return MaskBatch(*_moved((self.image, self.mask), device), tuple(self.image_id))
 
 
-def _moved(tensors: Sequence[Tensor], device: torch.device | str) -> list[Tensor]:
+def _moved(tensors: Sequence[Tensor | None], device: torch.device | str) -> list[Tensor | None]:
     # Only towards a GPU: a copy to the CPU that does not block may be read before it is there.
     overlap = torch.device(device).type == "cuda"
-    return [tensor.to(device, non_blocking=overlap) for tensor in tensors]
+    return [None if tensor is None else tensor.to(device, non_blocking=overlap) for tensor in tensors]
 
 
 def collate(samples: Sequence[Sample]) -> Batch:
@@ -140,7 +150,7 @@ def collate(samples: Sequence[Sample]) -> Batch:
     Parameters
     ----------
     samples : sequence of Sample
-        At least one.
+        At least one; all with regions, or none.
 
     Returns
     -------
@@ -152,8 +162,9 @@ def collate(samples: Sequence[Sample]) -> Batch:
     >>> collate([Sample(torch.zeros(3, 4, 4), torch.zeros(2), "a")] * 3).image_id
     ('a', 'a', 'a')
     """
-    images, labels, ids = zip(*samples, strict=True)
-    return Batch(torch.stack(images), torch.stack(labels), ids)
+    images, labels, ids, regions = zip(*samples, strict=True)
+    stacked = None if regions[0] is None else torch.stack(regions)
+    return Batch(torch.stack(images), torch.stack(labels), ids, stacked)
 
 
 def collate_masks(samples: Sequence[MaskSample]) -> MaskBatch:
@@ -217,14 +228,18 @@ class TrainingSet(Dataset[Sample]):
     ids : sequence of str
         Image ids, e.g. `folder.split("train")`.
     transform : callable
-        uint8 (3, H, W) to a normalised float image, e.g. `train_transform(...)`.
+        uint8 (3, H, W) to a normalised float image, e.g. `train_transform(...)`; with regions, both at once.
     cache : bool
         Keep decoded images in memory (each worker process keeps its own).
+    regions : str or Path, optional
+        Holds <id>.png for each id, as `make_superpixels` writes them; they move with their images. An image is
+        augmented as without.
 
     Raises
     ------
     DataError
-        When an id has no label, or no whole image (`check_split`): here, before anything is trained.
+        When an id has no label, or no whole image (`check_split`), or an image no super-pixels of its size: here,
+        before anything is trained.
 
     Examples
     --------
@@ -245,24 +260,37 @@ class TrainingSet(Dataset[Sample]):
         self,
         folder: VOCFolder,
         ids: Sequence[str],
-        transform: Callable[[Tensor], Tensor],
+        transform: Callable[..., Any],
         cache: bool = False,
+        regions: str | Path | None = None,
     ):
         self.ids = tuple(ids)
         check_split(folder, self.ids)
         self.labels = folder.labels(self.ids)
         self.transform = transform
         self._paths = [folder.image_path(image_id) for image_id in self.ids]
+        self._region_paths = None if regions is None else [Path(regions) / f"{image_id}.png" for image_id in self.ids]
+        if self._region_paths:
+            pairs = zip(self._region_paths, self._paths, strict=True)
+            raise_first([fault for made, image in pairs if (fault := superpixel_fault(made, image))])
         self._images: list[Tensor | None] | None = [None] * len(self.ids) if cache else None
+        self._regions: list[np.ndarray | None] | None = [None] * len(self.ids) if cache else None
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def __getitem__(self, key: tuple[int, int]) -> Sample:
         index, draw_seed = key
+        image = _cached(self._images, index, lambda: read_image(self._paths[index]))
+        if self._region_paths is None:
+            with drawing_from(draw_seed):
+                return Sample(self.transform(image), self.labels[index], self.ids[index])
+        # Kept as 16 bits, used as 32: torch knows few operations on unsigned numbers.
+        regions = _cached(self._regions, index, lambda: read_superpixels(self._region_paths[index]))
         with drawing_from(draw_seed):
-            image = self.transform(_cached(self._images, index, lambda: read_image(self._paths[index])))
-        return Sample(image, self.labels[index], self.ids[index])
+            image, regions = self.transform(tv_tensors.Image(image), Regions(regions.astype(np.int32)))
+        image, regions = image.as_subclass(Tensor), regions.as_subclass(Tensor).long()
+        return Sample(image, self.labels[index], self.ids[index], regions)
 
 
 class PseudoMaskSet(Dataset[MaskSample]):

@@ -1,7 +1,8 @@
 """How an image becomes the network's input: scaled, jittered, normalised, padded, cropped, mirrored.
 
 Built of torchvision's transforms v2, so that whatever moves an image moves its mask. Padding comes after the
-normalisation, so it is 0, the mean colour (as in IRN, Ahn et al. 2019); on masks it is 255, ignored.
+normalisation, so it is 0, the mean colour (as in IRN, Ahn et al. 2019); on masks it is 255, ignored, and in maps of
+super-pixels 0, no region.
 """
 
 from __future__ import annotations
@@ -104,6 +105,21 @@ def resize_image(image: Tensor, size: tuple[int, int]) -> Tensor:
     return interpolate(image, size=size, mode="bicubic", antialias=True, align_corners=False)
 
 
+class Regions(tv_tensors.Mask):
+    """A map of super-pixels: it moves as a mask does, but its padding is 0, and its labels may exceed 255.
+
+    Parameters
+    ----------
+    data : Tensor
+        (H, W) int32 or int64, labels from 1; 0 belongs to no region.
+
+    Examples
+    --------
+    >>> Regions(torch.ones(2, 2, dtype=torch.int32)).shape
+    torch.Size([2, 2])
+    """
+
+
 class RandomLongSide(v2.Transform):
     """Resize so that the longest side is drawn uniformly from `low` to `high` pixels; the aspect stays.
 
@@ -141,7 +157,7 @@ class RandomLongSide(v2.Transform):
         if isinstance(inpt, tv_tensors.Mask):
             # torchvision's own mask kernel takes the upper left neighbour, half a pixel off the image.
             mask, mode = inpt.as_subclass(Tensor)[None], InterpolationMode.NEAREST_EXACT
-            return tv_tensors.Mask(functional.resize_image(mask, params["size"], interpolation=mode)[0])
+            return tv_tensors.wrap(functional.resize_image(mask, params["size"], interpolation=mode)[0], like=inpt)
         return functional.resize(inpt, params["size"], interpolation=InterpolationMode.BICUBIC)
 
 
@@ -172,7 +188,8 @@ def train_transform(
     """Build the augmentation of training: scale, jitter colours, normalise, pad, crop, mirror.
 
     An image smaller than the crop lies at a random place in it. Call the result with an image, or with
-    (`tv_tensors.Image`, `tv_tensors.Mask`): both move alike. Its draws come from torch's default generator.
+    (`tv_tensors.Image`, `tv_tensors.Mask` or `Regions`): both move alike. Its draws come from torch's default
+    generator.
 
     Parameters
     ----------
@@ -185,8 +202,8 @@ def train_transform(
     flip : bool
         Mirror every second image, by chance.
     pad : int
-        Pixels of mean colour (in masks: ignored) put around each image before the crop: small shifts for
-        images that already have the size of the crop.
+        Pixels of mean colour (in masks: ignored, in regions: 0) put around each image before the crop: small
+        shifts for images that already have the size of the crop.
 
     Returns
     -------
@@ -212,7 +229,7 @@ def train_transform(
     if jitter and any(jitter):
         brightness, contrast, saturation, hue = jitter
         steps.append(v2.ColorJitter(brightness, contrast, saturation, hue))
-    fill = {tv_tensors.Mask: IGNORE, "others": 0}
+    fill = {tv_tensors.Mask: IGNORE, Regions: 0, "others": 0}
     steps += [Normalize(), v2.RandomCrop(crop, padding=pad or None, pad_if_needed=True, fill=fill)]
     if flip:
         steps.append(v2.RandomHorizontalFlip())

@@ -18,9 +18,9 @@ from tqdm import tqdm
 from wsss_lib.data.images import read_pixels
 from wsss_lib.data.masks import write_mask
 from wsss_lib.errors import SettingsError, WsssError
+from wsss_lib.pool import work
 from wsss_lib.refine.maps import background_score, la_ha_mask, read_maps, resize_maps
 from wsss_lib.refine.mean_field import PRESETS, DenseCRFSettings, dense_crf, hard_probability
-from wsss_lib.refine.pool import work
 
 __all__ = [
     "PRESETS",

@@ -22,8 +22,8 @@ from wsss_lib.data.masks import write_mask
 from wsss_lib.data.samples import batches_of_one_size
 from wsss_lib.data.transforms import normalize, resize_image
 from wsss_lib.errors import WsssError
+from wsss_lib.pool import work
 from wsss_lib.refine.mean_field import DenseCRFSettings, refined_labels
-from wsss_lib.refine.pool import work
 
 if TYPE_CHECKING:
     from wsss_lib.data.folder import VOCFolder

@@ -10,7 +10,7 @@ import time
 import pytest
 
 from wsss_lib.errors import WsssError
-from wsss_lib.refine.pool import work
+from wsss_lib.pool import work
 
 
 @pytest.mark.parametrize("processes", [1, 2])
@@ -58,7 +58,7 @@ def test_no_process_is_refused():
 SCRIPT = """
 import signal, time
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job inherits that it is ignored
-from wsss_lib.refine.pool import work
+from wsss_lib.pool import work
 if __name__ == "__main__":
     for name, _ in work(time.sleep, ((str(n), (0.1,)) for n in range(600)), 2):
         print(name, flush=True)
