@@ -56,8 +56,8 @@ def pixel_correlation(features: Tensor, maps: Tensor) -> Tensor:
     """
     if features.shape[0] != maps.shape[0] or features.shape[2:] != maps.shape[2:]:
         raise WsssError(f"features {tuple(features.shape)}, maps {tuple(maps.shape)}: both need the same cells")
-    unit = F.normalize(features.flatten(2), dim=1, eps=EPS)
-    alike = (unit.mT @ unit).relu()
+    unit = F.normalize(_rows(features), dim=2, eps=EPS)
+    alike = (unit @ unit.mT).relu_()
     total = alike.sum(1, keepdim=True).clamp(min=EPS)
     return (maps.flatten(2) @ alike / total).view_as(maps)
 
@@ -109,9 +109,9 @@ def pixel_region_correlation(
     """
     if softmax_axis not in SOFTMAX_AXES:
         raise SettingsError(f"softmax_axis={softmax_axis!r}: choose {' or '.join(SOFTMAX_AXES)}")
-    regions = maps.flatten(2).softmax(2) @ features.flatten(2).mT
-    relation = F.linear(regions, weight).relu() @ pixels.flatten(2).relu() / maps.shape[1] ** 0.5
-    return maps * relation.softmax(SOFTMAX_AXES[softmax_axis]).view_as(maps)
+    regions = maps.flatten(2).softmax(2) @ _rows(features)
+    relation = _rows(pixels).relu() @ F.linear(regions, weight).relu().mT / maps.shape[1] ** 0.5
+    return maps * relation.mT.softmax(SOFTMAX_AXES[softmax_axis]).view_as(maps)
 
 
 class PixelFeatures(nn.Module):
@@ -161,3 +161,8 @@ class PixelFeatures(nn.Module):
         )
         features = torch.cat([image, *(conv(x).relu() for conv, x in zip(self.reduce, early, strict=True))], 1)
         return features, self.embed(features)
+
+
+def _rows(features: Tensor) -> Tensor:
+    # (N, C, h, w) to (N, h w, C), a row a cell: so maps whose channels lie last need no copy, nor do their gradients.
+    return features.flatten(2).mT
