@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from wsss_lib import backbones
+from wsss_lib import backbones, stages
 from wsss_lib.data import TrainingSet, train_transform
 from wsss_lib.data.samples import collate
 from wsss_lib.errors import SettingsError
@@ -174,13 +174,14 @@ def test_scores_and_maps_are_those_of_a_cam_with_the_same_weights(method, batch)
             )
 
 
-def test_the_cam_is_the_refined_foreground_in_0_to_1(method, batch):
+def test_the_cam_is_the_refined_foreground_less_its_minimum(method, batch):
     with torch.no_grad():
         cam, (scores, refined) = method.eval().cam(batch.image), method.both_maps(batch.image)
-    assert torch.equal(cam, refined[:, 1:]) and cam.shape == scores.shape
-    assert cam.min() >= 0 and cam.max() <= 1
+    foreground = refined[:, 1:]
+    assert torch.equal(cam, foreground - foreground.amin((2, 3), keepdim=True)) and cam.shape == scores.shape
+    assert (cam.amin((2, 3)) == 0).all() and cam.max() <= 1
     assert not torch.allclose(cam, scores.relu())
-    torch.testing.assert_close(refined[:, 0] + cam.sum(1), torch.ones_like(cam[:, 0]), rtol=0, atol=1e-4)
+    torch.testing.assert_close(refined[:, 0] + foreground.sum(1), torch.ones_like(cam[:, 0]), rtol=0, atol=1e-4)
 
 
 def test_absent_classes_cost_nothing_but_their_classification(method, batch):
@@ -252,3 +253,11 @@ def test_a_short_training_lowers_the_loss(method, batch):
         totals.append({name: float(value.detach()) for name, value in {**losses.terms, "total": losses.total}.items()})
     assert totals[-1]["total"] < 0.9 * totals[0]["total"]
     assert totals[-1]["classify"] < totals[0]["classify"]
+
+
+def test_a_run_of_the_smoke_profile_trains_loads_and_localises(smoke_run):
+    run = smoke_run.of("seam")
+    cams, own = stages.make_cams(run), stages.recipe(run)
+    rows = (stages.train_classifier(run).path / "log.csv").read_text().splitlines()
+    assert len(rows) == 1 + 36 // own.batch_size * own.epochs
+    assert len(list((cams.path / "cams").iterdir())) == 36 and cams.metrics["seed"]["fixed"]["miou"] > 0

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from wsss_lib.data.samples import Batch
 
 PATCHES = ("grid", "superpixel")
-BACKGROUNDS = ("weighted", "whole", "code")
+BACKGROUNDS = ("whole", "weighted", "code")
 
 
 class Maps(NamedTuple):
@@ -137,7 +137,7 @@ def triplet_loss(original: Maps, hidden: Maps, other: Maps, lam: Tensor) -> Tens
     return (raw.detach() - original.raw).abs().mean() + (refined - original.refined)[:, 1:].abs().mean()
 
 
-def remainder(original: Tensor, part: Tensor, weight: Tensor, background: str = "weighted") -> Tensor:
+def remainder(original: Tensor, part: Tensor, weight: Tensor, background: str = "whole") -> Tensor:
     r"""What a half leaves of the image's maps, for the other half to find: :math:`\mathrm{oh}(Y_o - \lambda Y_h)`.
 
     Parameters
@@ -149,10 +149,10 @@ def remainder(original: Tensor, part: Tensor, weight: Tensor, background: str = 
     weight : Tensor
         lambda (N,) of `part`.
     background : str
-        Channel 0 of the result, D being the positive part of the difference. ``weighted``:
-        :math:`1 - \lambda - \max_k D_k`, what a map of weight :math:`1 - \lambda` has, at least 0;
-        ``whole``: :math:`1 - \max_k D_k`; ``code``: the difference of both backgrounds,
-        :math:`\max_k \lambda Y_h - \max_k Y_o`, which then has to be the largest of all channels to stay.
+        Channel 0 of the result, D being the positive part of the difference. ``whole``: :math:`1 - \max_k D_k`, as of
+        any map; ``weighted``: :math:`1 - \lambda - \max_k D_k`, at least 0, the background of a map of weight
+        :math:`1 - \lambda`, so that halves of one opinion cost nothing; ``code``: the difference of both backgrounds,
+        :math:`\max_k \lambda Y_h - \max_k Y_o`, which has to be the largest of all channels to stay (released code).
 
     Returns
     -------
@@ -171,9 +171,9 @@ def remainder(original: Tensor, part: Tensor, weight: Tensor, background: str = 
     Examples
     --------
     >>> whole, half = torch.tensor([[[[1.0]], [[0.5]]]]), torch.tensor([[[[0.25]], [[0.0]]]])
-    >>> remainder(whole, half, torch.tensor([0.0])).flatten()
-    tensor([0., 1., 0.])
-    >>> remainder(half, half, torch.tensor([0.5])).flatten()
+    >>> remainder(whole, half, torch.tensor([1.0])).flatten()
+    tensor([0.2500, 0.7500, 0.0000])
+    >>> remainder(half, half, torch.tensor([0.5]), "weighted").flatten()
     tensor([0.3750, 0.1250, 0.0000])
     """
     if background not in BACKGROUNDS:
@@ -184,12 +184,12 @@ def remainder(original: Tensor, part: Tensor, weight: Tensor, background: str = 
         channels = torch.cat([part.amax(1, keepdim=True) - original.amax(1, keepdim=True), original - part], 1)
         return torch.where(channels == channels.amax(1, keepdim=True), channels, 0)
     found = (original - part).relu()
-    total = 1 - weight if background == "weighted" else 1
+    total = 1 if background == "whole" else 1 - weight
     return keep_strongest(torch.cat([(total - found.amax(1, keepdim=True)).relu(), found], 1))
 
 
 def cross_loss(
-    original: Maps, hidden: Maps, other: Maps, lam: Tensor, share: float = 0.2, background: str = "weighted"
+    original: Maps, hidden: Maps, other: Maps, lam: Tensor, share: float = 0.2, background: str = "whole"
 ) -> Tensor:
     r"""How far each half's refined map is from what the other half leaves of the image's map, over the hardest cells.
 
@@ -221,7 +221,7 @@ def cross_loss(
     >>> from wsss_lib.nn.maps import with_background
     >>> raw = torch.tensor([[[[0.25, 0.75]], [[0.0, 0.0]]]])
     >>> maps = Maps(raw, with_background(raw))
-    >>> cross_loss(maps, maps, maps, torch.tensor([0.5]))  # all of one opinion
+    >>> cross_loss(maps, maps, maps, torch.tensor([0.5]), background="weighted")  # all of one opinion
     tensor(0.)
     """
     raw, weight = original.raw.detach(), lam.view(-1, 1, 1, 1)
@@ -273,7 +273,7 @@ class CPN(Method):
         p_h: float = 0.5,
         share: float = 0.2,
         softmax_axis: str = "class",
-        background: str = "weighted",
+        background: str = "whole",
     ) -> None:
         super().__init__(n_classes)
         for name, given, choices in (
@@ -299,8 +299,9 @@ class CPN(Method):
         return self.maps(image).mean((2, 3))
 
     def cam(self, image: Tensor) -> Tensor:
-        """Return the refined maps (N, K, h, w) of `image` (N, 3, H, W), 0 or more, without background."""
-        return self.both_maps(image)[1][:, 1:]
+        """Return the refined maps (N, K, h, w) of `image` (N, 3, H, W), less their minimum (as released), 0 or more."""
+        cam = self.both_maps(image)[1][:, 1:]
+        return cam - cam.amin((2, 3), keepdim=True)
 
     def both_maps(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """Return scores (N, K, h, w) and refined maps (N, 1 + K, h, w) with background of `image` (N, 3, H, W)."""

@@ -168,8 +168,9 @@ class SEAM(Method):
         return self.maps(image).mean((2, 3))
 
     def cam(self, image: Tensor) -> Tensor:
-        """Return the refined maps (N, K, h, w) of `image` (N, 3, H, W), in [0, 1], without background."""
-        return self.both_maps(image)[1][:, 1:]
+        """Return the refined maps (N, K, h, w) of `image` (N, 3, H, W), less their minimum (as released), in [0, 1]."""
+        cam = self.both_maps(image)[1][:, 1:]
+        return cam - cam.amin((2, 3), keepdim=True)
 
     def both_maps(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """Return scores (N, K, h, w) and refined maps (N, 1 + K, h, w) with background of `image` (N, 3, H, W)."""
