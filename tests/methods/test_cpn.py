@@ -246,7 +246,7 @@ def test_the_terms_are_their_equations_on_the_maps_of_the_branches(method, batch
         for view in (batch.image, batch.image * shown, batch.image * (1 - shown)):
             raw, refined = method.both_maps(view)
             scores.append(multi_label_soft_margin(raw.mean((2, 3)), batch.label))
-            triplet.append(Maps(min_max(raw, batch.label), min_max(refined, with_0)))
+            triplet.append(Maps(min_max(raw, batch.label, 0.1), min_max(refined, with_0)))
         lam = (torch.arange(6) + 1) / 8
         expected = {
             "classify": sum(scores) / 3,
@@ -295,8 +295,8 @@ def test_what_the_triplet_loss_teaches_the_network_is_the_gradient_of_its_first_
     method.zero_grad()
     with torch.no_grad():
         lam, halves = shown_share(shown)[:, None, None, None], complementary_pair(batch.image, shown)
-        hidden, other = (min_max(method.maps(half), batch.label) for half in halves)
-    (lam * hidden + (1 - lam) * other - min_max(method.maps(batch.image), batch.label)).abs().mean().backward()
+        hidden, other = (min_max(method.maps(half), batch.label, 0.1) for half in halves)
+    (lam * hidden + (1 - lam) * other - min_max(method.maps(batch.image), batch.label, 0.1)).abs().mean().backward()
     scale = max(float(g.abs().max()) for g in got.values())
     parameters = dict(method.named_parameters())
     for name, gradient in got.items():
@@ -393,13 +393,13 @@ def test_under_autocast_the_terms_are_nearly_the_same(method, batch, shown):
 
 
 def test_the_settings_reach_the_method():
-    values = {"patches": "superpixel", "sides": [4, 32], "p_h": 0.25, "share": 0.5}
+    values = {"patches": "superpixel", "sides": [4, 32], "p_h": 0.25, "share": 0.5, "eps": 0.2}
     values |= {"softmax_axis": "space", "background": "code"}
     section = load("smoke", {f"cpn.{name}": value for name, value in values.items()}).cpn
     method = cpn.build(backbones.build("tiny"), 6, section)
     assert {**{name: getattr(method, name) for name in values}, "sides": list(method.sides)} == values
     paper = cpn.build(backbones.build("tiny"), 6, load("paper").cpn)
-    assert (paper.sides, paper.p_h, paper.share, paper.softmax_axis) == ((56, 112), 0.5, 0.2, "class")
+    assert (paper.sides, paper.p_h, paper.share, paper.eps, paper.softmax_axis) == ((56, 112), 0.5, 0.2, 1e-5, "class")
 
 
 @pytest.mark.parametrize("name", ["patches", "softmax_axis", "background"])

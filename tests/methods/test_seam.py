@@ -125,7 +125,7 @@ def test_the_terms_are_their_equations_on_the_maps_of_both_views(method, batch):
         (raw_o, refined_o), (raw_t, refined_t) = (
             method.both_maps(image) for image in (batch.image, resize(batch.image, (19, 19)))
         )
-        maps = [resize(min_max(raw, label), (5, 5)) for raw in (raw_o, raw_t)]
+        maps = [resize(min_max(raw, label, 0.1), (5, 5)) for raw in (raw_o, raw_t)]
         refined = [resize(min_max(raw, with_0), (5, 5)) for raw in (refined_o, refined_t)]
         soft_margin = [multi_label_soft_margin(raw.mean((2, 3)), label) for raw in (raw_o, raw_t)]
         low = [min_pooling_loss(raw[:, 1:] * label[:, :, None, None]) for raw in (refined_o, refined_t)]
@@ -216,9 +216,13 @@ def test_under_autocast_the_terms_are_nearly_the_same(method, batch):
 
 
 def test_the_settings_reach_the_method():
-    method = seam.build(backbones.build("tiny"), 6, load("smoke", {"seam.scale": 0.6, "seam.share": 0.4}).seam)
-    assert (method.scale, method.share) == (0.6, 0.4)
-    assert seam.build(backbones.build("tiny"), 6, load("paper").seam).scale == 0.3
+    overrides = {"seam.scale": 0.6, "seam.share": 0.4, "seam.eps": 0.2}
+    method, paper = (
+        seam.build(backbones.build("tiny"), 6, section)
+        for section in (load("smoke", overrides).seam, load("paper").seam)
+    )
+    assert (method.scale, method.share, method.eps) == (0.6, 0.4, 0.2)
+    assert (paper.scale, paper.share, paper.eps) == (0.3, 0.2, 1e-5)
 
 
 @pytest.mark.parametrize("scale", [0.0, 1.0, -0.5])

@@ -23,16 +23,16 @@ SHARES = arrays(np.float32, SHAPES, elements=st.floats(0, 1, width=32))
 SOME = settings(max_examples=60, deadline=None)
 
 
-@given(scores=SCORES, data=st.data())
+@given(scores=SCORES, data=st.data(), eps=st.sampled_from([1e-5, 0.1]))
 @SOME
-def test_min_max_is_its_equation_for_present_classes_and_zero_for_absent_ones(scores, data):
+def test_min_max_is_its_equation_for_present_classes_and_zero_for_absent_ones(scores, data, eps):
     n, k = scores.shape[:2]
     label = data.draw(arrays(np.float32, (n, k), elements=st.sampled_from([0, 1])))
-    got = min_max(torch.from_numpy(scores), torch.from_numpy(label)).numpy()
+    got = min_max(torch.from_numpy(scores), torch.from_numpy(label), eps).numpy()
     for i in range(n):
         for c in range(k):
             positive = np.maximum(scores[i, c].astype(np.float64), 0)
-            expected = (positive - positive.min()) / (np.ptp(positive) + 1e-5) * label[i, c]
+            expected = (positive - positive.min()) / (np.ptp(positive) + eps) * label[i, c]
             np.testing.assert_allclose(got[i, c], expected, atol=1e-5)
     assert got.min() >= 0 and got.max() <= 1
 
@@ -42,6 +42,13 @@ def test_min_max_does_not_depend_on_the_scale_of_the_scores_and_a_flat_map_says_
     scores, label = torch.randn(2, 3, 4, 4, generator=draw), torch.ones(2, 3)
     torch.testing.assert_close(min_max(7 * scores, label), min_max(scores, label), rtol=0, atol=1e-4)
     assert not min_max(torch.full((1, 2, 3, 3), 5.0), torch.ones(1, 2)).any()
+
+
+@pytest.mark.parametrize("eps", [1e-5, 0.1])
+def test_the_gradient_of_a_class_with_hardly_a_score_is_bounded_by_eps(eps):
+    maps = torch.tensor([[[[0.0, 0.5e-6, 1e-6]]]]).requires_grad_()
+    min_max(maps, torch.ones(1, 1), eps)[0, 0, 0, 1].backward()
+    assert 0.5 / eps < maps.grad[0, 0, 0, 1] <= 1 / eps
 
 
 def test_min_max_of_half_precision_is_computed_in_float32_and_double_stays():

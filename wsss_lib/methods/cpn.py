@@ -252,6 +252,8 @@ class CPN(Method):
         Share of the patches that are hidden, in [0, 1].
     share : float
         How many of an image's errors count in L_cpcr.
+    eps : float
+        As in `min_max`, for the scores.
     softmax_axis : str
         As in `pixel_region_correlation`.
     background : str
@@ -272,6 +274,7 @@ class CPN(Method):
         sides: Sequence[int] = (56, 112),
         p_h: float = 0.5,
         share: float = 0.2,
+        eps: float = 0.1,
         softmax_axis: str = "class",
         background: str = "whole",
     ) -> None:
@@ -284,7 +287,7 @@ class CPN(Method):
             if given not in choices:
                 raise SettingsError(f"{name}={given!r}: choose one of {', '.join(choices)}")
         self.patches, self.sides, self.p_h = patches, tuple(sides), p_h
-        self.share, self.softmax_axis, self.background = share, softmax_axis, background
+        self.share, self.eps, self.softmax_axis, self.background = share, eps, softmax_axis, background
         self.backbone = backbone
         self.classifier = nn.Conv2d(backbone.out_channels, n_classes, 1, bias=False)
         self.features = PixelFeatures(backbone.channels)
@@ -332,7 +335,7 @@ class CPN(Method):
         lam = shown_share(shown)
         scores, refined = self.both_maps(torch.cat([image, *complementary_pair(image, shown)]))
         classify = multi_label_soft_margin(scores.mean((2, 3)), label.repeat(3, 1))
-        raw = min_max(scores, label.repeat(3, 1))
+        raw = min_max(scores, label.repeat(3, 1), self.eps)
         # One label a channel; background is in every image.
         refined = min_max(refined, F.pad(label, (1, 0), value=1).repeat(3, 1))
         branches = [Maps(*pair) for pair in zip(raw.chunk(3), refined.chunk(3), strict=True)]
@@ -369,5 +372,5 @@ def build(backbone: Backbone, n_classes: int, settings: Mapping[str, Any]) -> CP
     >>> build(backbones.build("tiny"), 6, load("paper").cpn).sides
     (56, 112)
     """
-    names = ("patches", "sides", "p_h", "share", "softmax_axis", "background")
+    names = ("patches", "sides", "p_h", "share", "eps", "softmax_axis", "background")
     return CPN(backbone, n_classes, **{name: settings[name] for name in names})

@@ -141,6 +141,8 @@ class SEAM(Method):
         Size of the second view relative to the image, between 0 and 1.
     share : float
         How many of an image's errors count in L_ECR.
+    eps : float
+        As in `min_max`, for the scores.
 
     Examples
     --------
@@ -150,11 +152,13 @@ class SEAM(Method):
     torch.Size([1, 6, 16, 16])
     """
 
-    def __init__(self, backbone: Backbone, n_classes: int, scale: float = 0.3, share: float = 0.2) -> None:
+    def __init__(
+        self, backbone: Backbone, n_classes: int, scale: float = 0.3, share: float = 0.2, eps: float = 0.1
+    ) -> None:
         super().__init__(n_classes)
         if not 0 < scale < 1:
             raise SettingsError(f"scale={scale}: give a factor between 0 and 1")
-        self.scale, self.share = scale, share
+        self.scale, self.share, self.eps = scale, share, eps
         self.backbone = backbone
         self.classifier = nn.Conv2d(backbone.out_channels, n_classes, 1, bias=False)
         self.features = PixelFeatures(backbone.channels)
@@ -187,7 +191,7 @@ class SEAM(Method):
         # One label a channel; background is in every image.
         with_0 = F.pad(label, (1, 0), value=1)
         grid = views[1][0].shape[2:]
-        original, small = (resize(min_max(maps, label), grid) for maps, _ in views)
+        original, small = (resize(min_max(maps, label, self.eps), grid) for maps, _ in views)
         refined_original, refined_small = (resize(min_max(refined, with_0), grid) for _, refined in views)
         present = label[:, :, None, None]
         return Losses.weighted(
@@ -224,4 +228,4 @@ def build(backbone: Backbone, n_classes: int, settings: Mapping[str, Any]) -> SE
     >>> build(backbones.build("tiny"), 6, load("paper").seam).scale
     0.3
     """
-    return SEAM(backbone, n_classes, settings["scale"], settings["share"])
+    return SEAM(backbone, n_classes, settings["scale"], settings["share"], settings["eps"])

@@ -15,10 +15,10 @@ from wsss_lib.errors import SettingsError, WsssError
 EPS = 1e-5
 
 
-def min_max(maps: Tensor, label: Tensor) -> Tensor:
+def min_max(maps: Tensor, label: Tensor, eps: float = EPS) -> Tensor:
     r"""Scale the positive part of each present class to [0, 1] by its minimum and maximum over the image.
 
-    .. math:: \hat M_k(p) = y_k \frac{M^+_k(p) - \min_q M^+_k(q)}{\max_q M^+_k(q) - \min_q M^+_k(q) + 10^{-5}}
+    .. math:: \hat M_k(p) = y_k \frac{M^+_k(p) - \min_q M^+_k(q)}{\max_q M^+_k(q) - \min_q M^+_k(q) + \epsilon}
 
     Parameters
     ----------
@@ -26,6 +26,9 @@ def min_max(maps: Tensor, label: Tensor) -> Tensor:
         M (N, K, h, w), of either sign; computed in float32 at least.
     label : Tensor
         y (N, K) in {0, 1}; a background channel among the K has label 1.
+    eps : float
+        Bounds the gradient by 1 / eps, which counts where a present class has hardly a positive score: with 1e-5 one
+        such image can throw a training that takes large steps. Above it, the class counts little until it has scores.
 
     Returns
     -------
@@ -39,7 +42,7 @@ def min_max(maps: Tensor, label: Tensor) -> Tensor:
 
     References
     ----------
-    SEAM's released code. CPN's equation 16 divides by the maximum only, its released code does this.
+    SEAM's released code, with 1e-5. CPN's equation 16 divides by the maximum only, its released code does this.
 
     Examples
     --------
@@ -50,7 +53,7 @@ def min_max(maps: Tensor, label: Tensor) -> Tensor:
         raise WsssError(f"label has shape {tuple(label.shape)}: give {tuple(maps.shape[:2])}, as the maps begin")
     positive = _at_least_float32(maps).relu()
     low, high = (end((2, 3), keepdim=True) for end in (positive.amin, positive.amax))
-    return (positive - low) / (high - low + EPS) * label.to(positive)[:, :, None, None]
+    return (positive - low) / (high - low + eps) * label.to(positive)[:, :, None, None]
 
 
 def with_background(maps: Tensor, alpha: float = 1.0) -> Tensor:
