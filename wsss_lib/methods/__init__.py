@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from wsss_lib.data.instances import InstanceBank
     from wsss_lib.methods.base import Method
 
-METHODS = ("cam", "cda", "csd", "deft")
+METHODS = ("cam", "seam", "cda", "csd", "cpn", "deft")
 WRAPPERS = ("cda", "csd")  # have a host, and learn from instances that the masks of an earlier run cut out
 
 
