@@ -30,8 +30,17 @@ from wsss_lib.methods.cpn import (
 from wsss_lib.nn.maps import keep_strongest, min_max, with_background
 from wsss_lib.settings import load
 
-RAW = arrays(np.float32, st.just((3, 2, 3, 4, 4)), elements=st.floats(0, 1, width=32))  # of image and both halves
-REFINED = arrays(np.float32, st.just((3, 2, 4, 4, 4)), elements=st.floats(0, 1, width=32))
+
+def maps_of(*shape):
+    """Maps in [0, 1] with zeros and equal values among them."""
+    return st.integers(0, 2**31).map(
+        lambda seed: np.maximum(np.random.default_rng(seed).random(shape, np.float32) * 1.3 - 0.3, 0).round(
+            1 + seed % 3
+        )
+    )
+
+
+RAW, REFINED = maps_of(3, 2, 3, 4, 4), maps_of(3, 2, 4, 4, 4)  # of an image and both halves
 LAM = arrays(np.float32, st.just(2), elements=st.floats(0, 1, width=32))
 SOME = settings(max_examples=40, deadline=None)
 
@@ -63,6 +72,13 @@ def branches(raw, refined):
 
 def leaves():
     return [Maps(torch.rand(2, 3, 4, 4, requires_grad=True), torch.rand(2, 4, 4, 4, requires_grad=True)) for _ in "ohx"]
+
+
+def in_squares(shown, side):
+    """(N,) bool: which of the images (N, 1, 64, 64) are constant in squares of this side."""
+    n = 64 // side
+    squares = shown.view(-1, n, side, n, side).transpose(2, 3).flatten(3)
+    return (squares == squares[..., :1]).flatten(1).all(1)
 
 
 def rest(original, part, weight, background):
@@ -349,9 +365,10 @@ def test_squares_are_drawn_for_each_image_and_the_seed_decides(method, batch):
     assert first.shape == (6, 1, 64, 64) and set(first.unique().tolist()) == {0.0, 1.0}
     assert torch.equal(first, again) and not torch.equal(first, other)
     assert len({one.numpy().tobytes() for one in first}) == 6
-    blocks = first.view(6, 8, 8, 8, 8).transpose(2, 3).flatten(3)  # squares of 8 pixels, the smaller side
-    assert (blocks == blocks[..., :1]).all()
+    assert in_squares(first, 8).all()
     torch.testing.assert_close(shown_share(first), torch.full((6,), 0.5))
+    large = [int(in_squares(draw, 16).sum()) for draw in (*draws, *(method.draw_shown(batch) for _ in range(3)))]
+    assert any(0 < n < 6 for n in large)  # not all images of a batch have the same side
 
 
 def test_super_pixels_of_the_batch_are_hidden_as_a_whole(batch):
