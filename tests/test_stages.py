@@ -10,6 +10,7 @@ from wsss_lib import methods, stages
 from wsss_lib.data import VOCFolder
 from wsss_lib.data.masks import read_mask
 from wsss_lib.errors import DataError, SettingsError, WsssError
+from wsss_lib.methods import cpn
 from wsss_lib.runs import Run
 from wsss_lib.settings import load
 
@@ -207,3 +208,17 @@ def test_the_same_seed_trains_methods_with_instances_to_the_same_bytes(smoke_run
     again = Run(smoke_run.settings, smoke_run.folder, root=tmp_path)
     for method in methods.WRAPPERS:
         assert same_weights(*(stages.load_classifier(run.of(method)) for run in (smoke_run, again))), method
+
+
+def test_super_pixels_are_made_once_and_hidden_as_a_whole(smoke_run, tmp_path, monkeypatch):
+    settings = load("smoke", {"cpn.patches": "superpixel", "machine.processes": 1})
+    run, seen = Run(settings, smoke_run.folder, "cpn", root=tmp_path), []
+    draw = cpn.CPN.draw_patches
+    monkeypatch.setattr(cpn.CPN, "draw_patches", lambda self, batch: seen.append(batch.regions) or draw(self, batch))
+    stage = stages.train_classifier(run)
+    made = sorted((tmp_path / "toy" / "superpixels-64-10").iterdir())
+    assert stage.complete and [path.stem for path in made] == sorted(run.ids("train"))
+    assert seen and all(regions.shape == (6, 64, 64) and regions.amax() > 30 for regions in seen)
+    before = [path.stat().st_mtime_ns for path in made]
+    stages.train_classifier(Run(settings, smoke_run.folder, "cpn", seed=1, root=tmp_path))
+    assert [path.stat().st_mtime_ns for path in made] == before

@@ -22,6 +22,7 @@ from wsss_lib.data import PseudoMaskSet, TrainingSet
 from wsss_lib.data.instances import InstanceBank, collect_instances, contact_sheet
 from wsss_lib.data.masks import read_mask
 from wsss_lib.data.samples import collate_masks
+from wsss_lib.data.superpixels import SuperpixelSettings, make_superpixels
 from wsss_lib.data.transforms import normalize, train_transform
 from wsss_lib.errors import SettingsError, WsssError
 from wsss_lib.localize import load_cam, localize, seed
@@ -297,7 +298,9 @@ def train_classifier(run: Run) -> Stage:
     def compute(stage: Stage) -> dict:
         ids, device = run.ids("train"), pick_device(run.settings.machine.device)
         model, options = build_method(run), recipe(run)
-        dataset = TrainingSet(run.folder, ids, training_transform(options), cache=_fits_memory(run, ids))
+        dataset = TrainingSet(
+            run.folder, ids, training_transform(options), cache=_fits_memory(run, ids), regions=_regions(run, ids)
+        )
         fit(model, dataset, options, **_fit_options(run, stage, f"train {run.method}", device))
         precision = _classification(run, model, device)
         names = [c for c, v in zip(run.folder.classes, precision, strict=True) if not np.isnan(v)]
@@ -632,6 +635,17 @@ def _sections(run: Run) -> tuple[str, ...]:
         own = (run.settings[run.method].host, *own)
     scenes = ("toy",) if run.folder.name == "toy" and "toy" in run.settings else ()
     return ("data", *scenes, "backbone", "cam", *own)
+
+
+def _regions(run: Run, ids) -> Path | None:
+    """Folder of the super-pixels of a run that hides them, made once an image and kept beside the data set's runs."""
+    options = run.settings.get(run.method, {})
+    if options.get("patches") != "superpixel":
+        return None
+    how = SuperpixelSettings(options.n_segments, options.compactness)
+    out = run.root / run.folder.name / f"superpixels-{how.n_segments}-{how.compactness:g}"
+    make_superpixels([(i, run.folder.image_path(i)) for i in ids], out, how, run.settings.machine.processes)
+    return out
 
 
 def _fits_memory(run: Run, ids) -> bool:

@@ -1,7 +1,6 @@
 """CPN: halves that add up to the image, losses by their equations, and who teaches whom."""
 
 from functools import partial
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -24,11 +23,23 @@ from wsss_lib.methods.cpn import (
     complementary_pair,
     cross_loss,
     remainder,
-    shown_share,
     triplet_loss,
 )
 from wsss_lib.nn.maps import keep_strongest, min_max, with_background
+from wsss_lib.nn.patches import hide, visible_share
 from wsss_lib.settings import load
+
+
+def drawn(method, batch):
+    """S of a batch, and its lambda."""
+    patches = method.draw_patches(batch)
+    shown = hide(patches, method.p_h)
+    return shown, visible_share(shown, patches)
+
+
+def terms_of(method, batch, shown):
+    """The losses with a given S, all pixels counted."""
+    return method.triplet(batch.image, batch.label, shown, visible_share(shown))
 
 
 def maps_of(*shape):
@@ -122,16 +133,16 @@ def test_the_halves_add_up_to_the_image_bit_by_bit_and_share_no_pixel(image, sho
 @given(shown=arrays(bool, st.just((3, 1, 4, 5))))
 @SOME
 def test_the_weights_of_the_halves_are_their_shares_of_pixels_and_sum_to_one(shown):
-    lam = shown_share(torch.from_numpy(shown).float())
+    lam = visible_share(torch.from_numpy(shown).float())
     np.testing.assert_allclose(lam.numpy(), [one.sum() / 20 for one in shown], rtol=1e-6)
-    torch.testing.assert_close(lam + shown_share(torch.from_numpy(~shown).float()), torch.ones(3))
+    torch.testing.assert_close(lam + visible_share(torch.from_numpy(~shown).float()), torch.ones(3))
 
 
 def test_of_equal_patches_the_weight_is_one_minus_the_share_that_is_hidden(method, batch):
     method.sides = (16,)
     for p_h in (0.0, 0.25, 0.5, 1.0):
         method.p_h = p_h
-        torch.testing.assert_close(shown_share(method.draw_shown(batch)), torch.full((6,), 1 - p_h))
+        torch.testing.assert_close(drawn(method, batch)[1], torch.full((6,), 1 - p_h))
 
 
 # The losses
@@ -247,7 +258,7 @@ def test_another_background_is_refused():
 def test_the_network_sees_image_and_halves_as_one_batch(method, batch, shown):
     seen, both = [], method.both_maps
     method.both_maps = lambda image: seen.append(image) or both(image)
-    method.triplet(batch.image, batch.label, shown)
+    terms_of(method, batch, shown)
     (views,) = seen
     image, hidden, other = views.chunk(3)
     assert torch.equal(image, batch.image)
@@ -257,7 +268,7 @@ def test_the_network_sees_image_and_halves_as_one_batch(method, batch, shown):
 def test_the_terms_are_their_equations_on_the_maps_of_the_branches(method, batch, shown):
     method.eval()
     with torch.no_grad():
-        losses = method.triplet(batch.image, batch.label, shown)
+        losses = terms_of(method, batch, shown)
         with_0, scores, triplet = torch.cat([torch.ones(6, 1), batch.label], 1), [], []
         for view in (batch.image, batch.image * shown, batch.image * (1 - shown)):
             raw, refined = method.both_maps(view)
@@ -279,17 +290,15 @@ def test_the_terms_are_their_equations_on_the_maps_of_the_branches(method, batch
 def test_if_nothing_is_hidden_the_first_half_is_the_image_and_the_triplet_loss_zero(method, batch):
     everything = torch.ones(6, 1, 64, 64)
     hidden, other = complementary_pair(batch.image, everything)
-    assert torch.equal(hidden, batch.image) and not other.any() and (shown_share(everything) == 1).all()
+    assert torch.equal(hidden, batch.image) and not other.any() and (visible_share(everything) == 1).all()
     with torch.no_grad():
-        assert float(method.eval().triplet(batch.image, batch.label, everything).terms["tcp"]) < 1e-5
+        assert float(terms_of(method.eval(), batch, everything).terms["tcp"]) < 1e-5
 
 
 @pytest.mark.parametrize("training", [True, False])
 def test_all_terms_are_the_same_for_the_complementary_draw(method, batch, shown, training):
     with torch.no_grad():
-        first, second = (
-            method.train(training).triplet(batch.image, batch.label, draw).terms for draw in (shown, 1 - shown)
-        )
+        first, second = (terms_of(method.train(training), batch, draw).terms for draw in (shown, 1 - shown))
     for name, value in first.items():
         torch.testing.assert_close(second[name], value, rtol=1e-3, atol=1e-4)
 
@@ -299,18 +308,18 @@ def test_all_terms_are_the_same_for_the_complementary_draw(method, batch, shown,
     [("classify", {"network"}), ("tcp", {"network", "refinement"}), ("cpcr", {"refinement"})],
 )
 def test_a_term_reaches_what_it_teaches_and_nothing_else(method, batch, shown, term, taught):
-    method.triplet(batch.image, batch.label, shown).terms[term].backward()
+    terms_of(method, batch, shown).terms[term].backward()
     for name, parameter in method.named_parameters():
         part = "refinement" if name.startswith(("features.", "phi.")) else "network"
         assert (parameter.grad is not None and bool(parameter.grad.any())) == (part in taught), name
 
 
 def test_what_the_triplet_loss_teaches_the_network_is_the_gradient_of_its_first_term(method, batch, shown):
-    method.eval().triplet(batch.image, batch.label, shown).terms["tcp"].backward()
+    terms_of(method.eval(), batch, shown).terms["tcp"].backward()
     got = {name: p.grad for name, p in method.named_parameters() if name.startswith(("backbone.", "classifier."))}
     method.zero_grad()
     with torch.no_grad():
-        lam, halves = shown_share(shown)[:, None, None, None], complementary_pair(batch.image, shown)
+        lam, halves = visible_share(shown)[:, None, None, None], complementary_pair(batch.image, shown)
         hidden, other = (min_max(method.maps(half), batch.label, 0.1) for half in halves)
     (lam * hidden + (1 - lam) * other - min_max(method.maps(batch.image), batch.label, 0.1)).abs().mean().backward()
     scale = max(float(g.abs().max()) for g in got.values())
@@ -360,31 +369,39 @@ def test_squares_are_drawn_for_each_image_and_the_seed_decides(method, batch):
     draws = []
     for seed in (0, 0, 1):
         torch.manual_seed(seed)
-        draws.append(method.draw_shown(batch))
+        draws.append(drawn(method, batch)[0])
     first, again, other = draws
     assert first.shape == (6, 1, 64, 64) and set(first.unique().tolist()) == {0.0, 1.0}
     assert torch.equal(first, again) and not torch.equal(first, other)
     assert len({one.numpy().tobytes() for one in first}) == 6
     assert in_squares(first, 8).all()
-    torch.testing.assert_close(shown_share(first), torch.full((6,), 0.5))
-    large = [int(in_squares(draw, 16).sum()) for draw in (*draws, *(method.draw_shown(batch) for _ in range(3)))]
+    torch.testing.assert_close(visible_share(first), torch.full((6,), 0.5))
+    more = [drawn(method, batch)[0] for _ in range(3)]
+    large = [int(in_squares(draw, 16).sum()) for draw in (*draws, *more)]
     assert any(0 < n < 6 for n in large)  # not all images of a batch have the same side
 
 
 def test_super_pixels_of_the_batch_are_hidden_as_a_whole(batch):
     method = CPN(backbones.build("tiny"), 6, patches="superpixel", p_h=0.25)
     regions = (torch.arange(64 * 64).view(64, 64) // 512).expand(6, 64, 64)  # 8 of 8 rows each
-    drawn = method.draw_shown(SimpleNamespace(image=batch.image, regions=regions))
-    rows = drawn[:, 0, ::8, 0]
+    shown = hide(1 + method.draw_patches(batch._replace(regions=regions)), method.p_h)
+    rows = shown[:, 0, ::8, 0]
     assert torch.equal(rows.sum(1), torch.full((6,), 6.0))
-    assert torch.equal(drawn[:, 0], rows.repeat_interleave(8, 1)[:, :, None].expand(6, 64, 64))
+    assert torch.equal(shown[:, 0], rows.repeat_interleave(8, 1)[:, :, None].expand(6, 64, 64))
 
 
-@pytest.mark.parametrize("given_", [{}, {"regions": None}])
-def test_super_pixels_without_regions_are_refused(batch, given_):
+def test_padding_is_not_hidden_and_does_not_count(batch):
+    method = CPN(backbones.build("tiny"), 6, patches="superpixel", p_h=0.5)
+    regions = torch.zeros(6, 64, 64, dtype=torch.long)
+    regions[:, :16, :16], regions[:, 16:32, :16] = 1, 2
+    shown, lam = drawn(method, batch._replace(regions=regions))
+    assert torch.equal(lam, torch.full((6,), 0.5)) and (shown[:, :, 32:] == 1).all()
+
+
+def test_super_pixels_without_regions_are_refused(batch):
     method = CPN(backbones.build("tiny"), 6, patches="superpixel")
     with pytest.raises(SettingsError, match="the batch has no regions; make super-pixels, or take grid") as error:
-        method.loss(SimpleNamespace(image=batch.image, label=batch.label, **given_), Progress())
+        method.loss(batch, Progress())
     assert "\n" not in str(error.value)
 
 
@@ -402,9 +419,9 @@ def test_with_squares_it_sees_nothing_but_images_and_labels(method, batch):
 
 def test_under_autocast_the_terms_are_nearly_the_same(method, batch, shown):
     with torch.no_grad():
-        plain = method.eval().triplet(batch.image, batch.label, shown).terms
+        plain = terms_of(method.eval(), batch, shown).terms
         with torch.autocast("cpu", torch.bfloat16):
-            fast = method.triplet(batch.image, batch.label, shown).terms
+            fast = terms_of(method, batch, shown).terms
     for name, value in plain.items():
         assert float(fast[name]) == pytest.approx(float(value), rel=0.2, abs=0.02), name
 
@@ -444,7 +461,7 @@ def test_a_short_training_lowers_the_loss(method, batch, shown):
     optimizer = torch.optim.SGD(method.parameters(), lr=0.01, momentum=0.9)
     totals = []
     for _ in range(12):
-        losses = method.train().triplet(batch.image, batch.label, shown)
+        losses = terms_of(method.train(), batch, shown)
         losses.total.backward()
         optimizer.step()
         optimizer.zero_grad()

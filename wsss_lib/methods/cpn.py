@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from wsss_lib.errors import SettingsError
 from wsss_lib.methods.base import Losses, Method, Progress, multi_label_soft_margin
 from wsss_lib.nn.maps import hardest_mean, keep_strongest, min_max, soft_masks
-from wsss_lib.nn.patches import grid_patches, hide
+from wsss_lib.nn.patches import draw_side, grid_patches, hide, visible_share
 from wsss_lib.nn.pcm import SOFTMAX_AXES, PixelFeatures, pixel_correlation, pixel_region_correlation
 
 if TYPE_CHECKING:
@@ -75,31 +75,6 @@ def complementary_pair(image: Tensor, shown: Tensor) -> tuple[Tensor, Tensor]:
     (tensor([[[[3., 0.]]]]), tensor([[[[0., 3.]]]]))
     """
     return image * shown, image * (1 - shown)
-
-
-def shown_share(shown: Tensor) -> Tensor:
-    r"""The weight of the first half, :math:`\lambda = 1 - N_h / N`, counted in pixels.
-
-    Parameters
-    ----------
-    shown : Tensor
-        S (N, 1, H, W) in {0, 1}.
-
-    Returns
-    -------
-    Tensor
-        lambda (N,) in [0, 1]; the other half has 1 - lambda.
-
-    References
-    ----------
-    Zhang et al. 2021, section 3.1, which counts patches and says pixels; for patches of one size both are the same.
-
-    Examples
-    --------
-    >>> shown_share(torch.tensor([[[[1.0, 1.0, 1.0, 0.0]]]]))
-    tensor([0.7500])
-    """
-    return shown.mean((1, 2, 3))
 
 
 def triplet_loss(original: Maps, hidden: Maps, other: Maps, lam: Tensor) -> Tensor:
@@ -315,24 +290,24 @@ class CPN(Method):
         regional = pixel_region_correlation(masks, features, embedding, self.phi.weight, self.softmax_axis)
         return maps, pixel_correlation(embedding, masks) + regional
 
-    def draw_shown(self, batch: Batch) -> Tensor:
-        """Return S (N, 1, H, W) in {0, 1} for a `batch`: a draw from torch's default CPU generator."""
+    def draw_patches(self, batch: Batch) -> Tensor:
+        """Return to which patch each pixel of a `batch` belongs (N, H, W): regions, or squares of a drawn size."""
         if self.patches == "grid":
             size = tuple(batch.image.shape[2:])
-            patches = torch.stack([grid_patches(size, self.sides) for _ in batch.image])
-        else:
-            patches = getattr(batch, "regions", None)
-            if patches is None:
-                raise SettingsError("patches='superpixel': the batch has no regions; make super-pixels, or take grid")
-        return hide(patches, self.p_h).to(batch.image)
+            return torch.stack([grid_patches(size, draw_side(self.sides)) for _ in batch.image])
+        if batch.regions is None:
+            raise SettingsError("patches='superpixel': the batch has no regions; make super-pixels, or take grid")
+        return batch.regions
 
     def loss(self, batch: Batch, progress: Progress) -> Losses:
         """Return the terms classify, tcp and cpcr of a `batch`; they do not change with `progress`."""
-        return self.triplet(batch.image, batch.label, self.draw_shown(batch))
+        patches = self.draw_patches(batch)
+        shown = hide(patches, self.p_h)
+        lam = visible_share(shown, patches)
+        return self.triplet(batch.image, batch.label, shown.to(batch.image), lam.to(batch.image))
 
-    def triplet(self, image: Tensor, label: Tensor, shown: Tensor) -> Losses:
-        """Return the three terms of `image` (N, 3, H, W) with `label` (N, K), split by `shown` (N, 1, H, W)."""
-        lam = shown_share(shown)
+    def triplet(self, image: Tensor, label: Tensor, shown: Tensor, lam: Tensor) -> Losses:
+        """Return the three terms of `image` (N, 3, H, W), `label` (N, K), split by `shown` (N, 1, H, W), `lam` (N,)."""
         scores, refined = self.both_maps(torch.cat([image, *complementary_pair(image, shown)]))
         classify = multi_label_soft_margin(scores.mean((2, 3)), label.repeat(3, 1))
         raw = min_max(scores, label.repeat(3, 1), self.eps)
