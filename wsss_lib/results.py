@@ -159,7 +159,16 @@ def seed_scores(run: Run) -> dict[str, float]:
 
 
 class Gain(NamedTuple):
-    """A paired difference of two rows of a recorded table, in points, with its 95 % interval (nan with one seed).
+    """A paired difference of two rows of a recorded table.
+
+    Parameters
+    ----------
+    mean : float
+        The mean difference, in points.
+    low, high : float
+        Its 95 % interval; nan with one seed.
+    seeds : int
+        How many.
 
     Examples
     --------
