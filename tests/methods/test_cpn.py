@@ -25,7 +25,7 @@ from wsss_lib.methods.cpn import (
     remainder,
     triplet_loss,
 )
-from wsss_lib.nn.maps import keep_strongest, min_max, with_background
+from wsss_lib.nn.class_maps import keep_strongest, min_max, with_background
 from wsss_lib.nn.patches import hide, visible_share
 from wsss_lib.settings import load
 

@@ -17,7 +17,7 @@ from wsss_lib.methods import seam
 from wsss_lib.methods.base import Progress, multi_label_soft_margin
 from wsss_lib.methods.cam import CAM
 from wsss_lib.methods.seam import SEAM, cross_loss, equivariance_loss, resize
-from wsss_lib.nn.maps import min_max, min_pooling_loss
+from wsss_lib.nn.class_maps import min_max, min_pooling_loss
 from wsss_lib.settings import load
 
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from wsss_lib.errors import SettingsError
 from wsss_lib.methods.base import Losses, Method, Progress, multi_label_soft_margin
-from wsss_lib.nn.maps import hardest_mean, keep_strongest, min_max, soft_masks
+from wsss_lib.nn.class_maps import hardest_mean, keep_strongest, min_max, soft_masks
 from wsss_lib.nn.patches import draw_side, grid_patches, hide, visible_share
 from wsss_lib.nn.pcm import SOFTMAX_AXES, PixelFeatures, pixel_correlation, pixel_region_correlation
 
@@ -193,7 +193,7 @@ def cross_loss(
 
     Examples
     --------
-    >>> from wsss_lib.nn.maps import with_background
+    >>> from wsss_lib.nn.class_maps import with_background
     >>> raw = torch.tensor([[[[0.25, 0.75]], [[0.0, 0.0]]]])
     >>> maps = Maps(raw, with_background(raw))
     >>> cross_loss(maps, maps, maps, torch.tensor([0.5]), background="weighted")  # all of one opinion

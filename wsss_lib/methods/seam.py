@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from wsss_lib.errors import SettingsError
 from wsss_lib.methods.base import Losses, Method, Progress, multi_label_soft_margin
-from wsss_lib.nn.maps import hardest_mean, keep_strongest, min_max, min_pooling_loss, soft_masks, with_background
+from wsss_lib.nn.class_maps import hardest_mean, keep_strongest, min_max, min_pooling_loss, soft_masks, with_background
 from wsss_lib.nn.pcm import PixelFeatures, pixel_correlation
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
 from wsss_lib.errors import SettingsError, WsssError
-from wsss_lib.nn.maps import (
+from wsss_lib.nn.class_maps import (
     hardest_mean,
     keep_strongest,
     min_max,
