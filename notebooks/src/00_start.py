@@ -603,9 +603,11 @@ print(
     sample.image_id,
 )
 print("anything with 'mask' in its name:", [name for name in vars(training) if "mask" in name.lower()])
-assert sample._fields == ("image", "label", "image_id")
+assert sample._fields == ("image", "label", "image_id", "regions") and sample.regions is None
 
 # %% [markdown]
+# (`regions` stays empty here. A method that hides super-pixels finds them there, and they are made of the image alone.)
+#
 # **Augmentation.** A network that sees an image always in the same way learns it by heart. So each time the image is moved,
 # mirrored and, in profiles for photographs, scaled and cropped at random; what lies outside is filled with the mean colour
 # (grey). The label stays the same: a mirrored boat is a boat.
