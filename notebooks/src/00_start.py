@@ -584,8 +584,9 @@ viz.show(
 # %% [markdown]
 # ## What a training sample holds
 #
-# The classifier is trained on samples of three fields: the image, the label, the id. There is no fourth. The training set
-# keeps paths of images and a matrix of labels, and has no way to a mask; a test of the kit holds that.
+# The classifier is trained on samples that hold the image, the label and the id. A fourth field, `regions`, is for methods
+# that hide super-pixels; these are made of the image alone, and here it is empty. The training set keeps paths of images and a
+# matrix of labels, and has no way to a mask; a test of the kit holds that.
 
 # %%
 recipe = settings.cam
@@ -606,8 +607,6 @@ print("anything with 'mask' in its name:", [name for name in vars(training) if "
 assert sample._fields == ("image", "label", "image_id", "regions") and sample.regions is None
 
 # %% [markdown]
-# (`regions` stays empty here. A method that hides super-pixels finds them there, and they are made of the image alone.)
-#
 # **Augmentation.** A network that sees an image always in the same way learns it by heart. So each time the image is moved,
 # mirrored and, in profiles for photographs, scaled and cropped at random; what lies outside is filled with the mean colour
 # (grey). The label stays the same: a mirrored boat is a boat.
