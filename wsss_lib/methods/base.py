@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from wsss_lib.errors import WsssError
+from wsss_lib.nn.pcm import PixelFeatures
 
 if TYPE_CHECKING:
     from wsss_lib.backbones.base import Backbone
@@ -171,6 +172,49 @@ class Wrapper(Method):
     def parameter_groups(self, classifier_factor: float = 10.0) -> list[dict]:
         """Return the host's groups."""
         return self.host.parameter_groups(classifier_factor)
+
+
+class Refining(Method):
+    """A plain CAM classifier whose maps are refined by what cells look like; a subclass writes `both_maps`, `loss`.
+
+    The background is computed, not learnt, so the classifier is CAM's: a 1 x 1 convolution without bias.
+
+    Parameters
+    ----------
+    backbone : Backbone
+        Gives the features.
+    n_classes : int
+        K, the number of foreground classes.
+
+    Examples
+    --------
+    >>> from wsss_lib import backbones
+    >>> Refining(backbones.build("tiny"), n_classes=6).classifier.out_channels
+    6
+    """
+
+    def __init__(self, backbone: Backbone, n_classes: int) -> None:
+        super().__init__(n_classes)
+        self.backbone = backbone
+        self.classifier = nn.Conv2d(backbone.out_channels, n_classes, 1, bias=False)
+        self.features = PixelFeatures(backbone.channels)
+
+    def both_maps(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Return scores (N, K, h, w) and refined maps (N, 1 + K, h, w) with background of `image` (N, 3, H, W)."""
+        raise NotImplementedError
+
+    def maps(self, image: Tensor) -> Tensor:
+        """Return the class scores at every cell (N, K, h, w) of `image` (N, 3, H, W), before the refinement."""
+        return self.classifier(self.backbone(image))
+
+    def logits(self, image: Tensor) -> Tensor:
+        """Return the class scores (N, K) before the sigmoid of `image` (N, 3, H, W)."""
+        return self.maps(image).mean((2, 3))
+
+    def cam(self, image: Tensor) -> Tensor:
+        """Return the refined maps (N, K, h, w) of `image` (N, 3, H, W), less their minimum (as released), 0 or more."""
+        cam = self.both_maps(image)[1][:, 1:]
+        return cam - cam.amin((2, 3), keepdim=True)
 
 
 def backbone_and_rest(model: nn.Module, rest: str, factor: float) -> list[dict]:

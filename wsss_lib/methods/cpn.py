@@ -17,10 +17,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from wsss_lib.errors import SettingsError
-from wsss_lib.methods.base import Losses, Method, Progress, multi_label_soft_margin
+from wsss_lib.methods.base import Losses, Progress, Refining, multi_label_soft_margin
 from wsss_lib.nn.class_maps import hardest_mean, keep_strongest, min_max, soft_masks
 from wsss_lib.nn.patches import draw_side, grid_patches, hide, visible_share
-from wsss_lib.nn.pcm import SOFTMAX_AXES, PixelFeatures, pixel_correlation, pixel_region_correlation
+from wsss_lib.nn.pcm import SOFTMAX_AXES, pixel_correlation, pixel_region_correlation
 
 if TYPE_CHECKING:
     from wsss_lib.backbones.base import Backbone
@@ -207,7 +207,7 @@ def cross_loss(
     )
 
 
-class CPN(Method):
+class CPN(Refining):
     r"""Three branches of one network, for an image and its halves: :math:`L = L_{cls} + L_{tcp} + L_{cpcr}`.
 
     All three go through the network as one batch. Refined maps reach only the pixel features and phi; the backbone
@@ -253,7 +253,7 @@ class CPN(Method):
         softmax_axis: str = "class",
         background: str = "whole",
     ) -> None:
-        super().__init__(n_classes)
+        super().__init__(backbone, n_classes)
         for name, given, choices in (
             ("patches", patches, PATCHES),
             ("softmax_axis", softmax_axis, tuple(SOFTMAX_AXES)),
@@ -263,23 +263,7 @@ class CPN(Method):
                 raise SettingsError(f"{name}={given!r}: choose one of {', '.join(choices)}")
         self.patches, self.sides, self.p_h = patches, tuple(sides), p_h
         self.share, self.eps, self.softmax_axis, self.background = share, eps, softmax_axis, background
-        self.backbone = backbone
-        self.classifier = nn.Conv2d(backbone.out_channels, n_classes, 1, bias=False)
-        self.features = PixelFeatures(backbone.channels)
         self.phi = nn.Linear(self.features.out_channels, self.features.embed.out_channels, bias=False)
-
-    def maps(self, image: Tensor) -> Tensor:
-        """Return the class scores at every cell (N, K, h, w) of `image` (N, 3, H, W), before the refinement."""
-        return self.classifier(self.backbone(image))
-
-    def logits(self, image: Tensor) -> Tensor:
-        """Return the class scores (N, K) before the sigmoid of `image` (N, 3, H, W)."""
-        return self.maps(image).mean((2, 3))
-
-    def cam(self, image: Tensor) -> Tensor:
-        """Return the refined maps (N, K, h, w) of `image` (N, 3, H, W), less their minimum (as released), 0 or more."""
-        cam = self.both_maps(image)[1][:, 1:]
-        return cam - cam.amin((2, 3), keepdim=True)
 
     def both_maps(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """Return scores (N, K, h, w) and refined maps (N, 1 + K, h, w) with background of `image` (N, 3, H, W)."""

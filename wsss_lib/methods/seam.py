@@ -13,12 +13,12 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from wsss_lib.errors import SettingsError
-from wsss_lib.methods.base import Losses, Method, Progress, multi_label_soft_margin
+from wsss_lib.methods.base import Losses, Progress, Refining, multi_label_soft_margin
 from wsss_lib.nn.class_maps import hardest_mean, keep_strongest, min_max, min_pooling_loss, soft_masks, with_background
-from wsss_lib.nn.pcm import PixelFeatures, pixel_correlation
+from wsss_lib.nn.pcm import pixel_correlation
 
 if TYPE_CHECKING:
     from wsss_lib.backbones.base import Backbone
@@ -125,7 +125,7 @@ def cross_loss(
     )
 
 
-class SEAM(Method):
+class SEAM(Refining):
     r"""CAM on two views of each image, with refined maps: :math:`L = L_{cls} + L_{ER} + L_{ECR}`.
 
     L_cls has two terms, the classification and `min_pooling_loss`, each a mean over both views. Refined maps reach
@@ -155,26 +155,10 @@ class SEAM(Method):
     def __init__(
         self, backbone: Backbone, n_classes: int, scale: float = 0.3, share: float = 0.2, eps: float = 0.1
     ) -> None:
-        super().__init__(n_classes)
+        super().__init__(backbone, n_classes)
         if not 0 < scale < 1:
             raise SettingsError(f"scale={scale}: give a factor between 0 and 1")
         self.scale, self.share, self.eps = scale, share, eps
-        self.backbone = backbone
-        self.classifier = nn.Conv2d(backbone.out_channels, n_classes, 1, bias=False)
-        self.features = PixelFeatures(backbone.channels)
-
-    def maps(self, image: Tensor) -> Tensor:
-        """Return the class scores at every cell (N, K, h, w) of `image` (N, 3, H, W), before the refinement."""
-        return self.classifier(self.backbone(image))
-
-    def logits(self, image: Tensor) -> Tensor:
-        """Return the class scores (N, K) before the sigmoid of `image` (N, 3, H, W)."""
-        return self.maps(image).mean((2, 3))
-
-    def cam(self, image: Tensor) -> Tensor:
-        """Return the refined maps (N, K, h, w) of `image` (N, 3, H, W), less their minimum (as released), in [0, 1]."""
-        cam = self.both_maps(image)[1][:, 1:]
-        return cam - cam.amin((2, 3), keepdim=True)
 
     def both_maps(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """Return scores (N, K, h, w) and refined maps (N, 1 + K, h, w) with background of `image` (N, 3, H, W)."""
