@@ -1,4 +1,4 @@
-"""The tables of CDA and CSD: what each ingredient brings, at equal steps, three seeds a row.
+"""The tables of CDA, CSD and DEFT: what each ingredient brings, at equal steps, three seeds a row.
 
 One command a table; interrupted, it continues where it stopped.
 
@@ -23,6 +23,10 @@ SAME_COST = {**SAME_STEPS, "cda.epochs": 2 * load("demo").cda.epochs}
 BASELINES = {"baseline": ("cda", SAME_STEPS), "baseline, twice the steps": ("cda", SAME_COST)}
 TURNED, SMOOTH = {"cda.rotation": 90.0}, {"cda.smooth": True}
 CDA = ("cda", {})
+DEFT = ("deft", {})
+# DEFT trains once, from the start; so do these: as many steps as CAM and DEFT, each image augmented or not, no pairs.
+SCRATCH = {"cda.init": "backbone", "cda.epochs": load("demo").deft.epochs}
+ALONE = {**SCRATCH, "cda.pairwise": False}
 
 # table: {row: (method, what departs from the profile)}
 TABLES = {
@@ -81,6 +85,31 @@ TABLES = {
         f"{fg:g} {bg:g}": ("csd", {"csd.lambda_fg": fg, "csd.lambda_bg": bg})
         for fg, bg in itertools.product((0.0, 0.001, 0.01, 0.1), (0.0, 0.001, 0.01, 0.1, 1.0))
     },
+    "deft_table1": {
+        "CAM": ("cam", {}),
+        "CAM, twice the steps": ("cam", {"cam.epochs": 2 * load("demo").cam.epochs}),
+        "mixup": ("cda", {**ALONE, "cda.augmentation": "mixup", "cda.alpha": 0.8}),
+        "manifold mixup": ("cda", {**ALONE, "cda.augmentation": "manifold_mixup"}),
+        "cutout": ("cda", {**ALONE, "cda.augmentation": "cutout"}),
+        "cutmix": ("cda", {**ALONE, "cda.augmentation": "cutmix"}),
+        "CDA, pairs": ("cda", SCRATCH),
+        "DEFT": DEFT,
+    },
+    "deft_table4": {
+        "CAM": ("cam", {}),
+        "attention alone": ("deft", {"deft.lambda_dis": 0.0, "deft.swap": "none"}),
+        "disentangling": ("deft", {"deft.swap": "none"}),
+        "new backgrounds": ("deft", {"deft.swap": "background"}),
+        "both ways": DEFT,
+        "both ways, from the first step": ("deft", {"deft.start": 0.0}),
+        "both ways, equation 7": ("deft", {"deft.map": "max"}),
+    },
+    "deft_bias": {
+        f"{name} at {bias:g}": (method, {"toy.context_bias": bias})
+        for bias in (0.0, 0.6, 0.9)
+        for name, method in (("CAM", "cam"), ("DEFT", "deft"))
+    },
+    "deft_photographs": {"CAM": ("cam", {}), "DEFT": DEFT},
     "copy_paste_photographs": {
         "CAM": ("cam", {}),
         "CAM, twice the steps": ("cam", {"cam.epochs": 2 * load("laptop").cam.epochs}),
@@ -89,7 +118,10 @@ TABLES = {
         "CSD": ("csd", {}),
     },
 }
-PHOTOGRAPHS = ("copy_paste_photographs",)  # profile laptop; the others are on toy scenes, profile demo
+PHOTOGRAPHS = (
+    "deft_photographs",
+    "copy_paste_photographs",
+)  # profile laptop; the others are on toy scenes, profile demo
 ONE_SEED = ("csd_lambdas",)
 
 

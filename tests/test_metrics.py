@@ -17,6 +17,7 @@ from wsss_lib.metrics import (
     mean_average_precision,
     mean_std,
     paired_interval,
+    region_activation,
 )
 
 C = 5
@@ -226,6 +227,17 @@ def test_cam_energy_shares_sum_to_1_and_fall_where_they_should():
 def test_cam_energy_without_a_present_class_is_nan():
     shares = cam_energy(np.ones((1, 2, 2)), np.zeros((2, 2), int), [0], [True])
     assert np.isnan(list(shares.values())).all()
+
+
+def test_region_activation_is_the_mean_over_cells_of_a_region_whatever_their_number():
+    rng = np.random.default_rng(0)
+    features, cells = rng.normal(size=(5, 4, 6)), rng.choice([0, 3, 255], (4, 6))
+    truth = np.kron(cells, np.ones((8, 8), int))
+    fg, bg = region_activation(torch.tensor(features), truth)
+    assert fg == pytest.approx(features[:, cells == 3].mean()) and bg == pytest.approx(features[:, cells == 0].mean())
+    assert np.isnan(region_activation(features, np.zeros((4, 6), int))[0])
+    with pytest.raises(WsssError, match="larger"):
+        region_activation(features, np.zeros((2, 6), int))
 
 
 def average_precision_by_definition(label, value):

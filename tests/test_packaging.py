@@ -25,6 +25,7 @@ IMPORT_NAMES = {
     "pydensecrf": "pydensecrf2",
     "IPython": "ipykernel",
     "skimage": "scikit-image",
+    "sklearn": "scikit-learn",
 }
 OWN = {"wsss_lib", "data_prep", "tests"}
 

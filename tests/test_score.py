@@ -9,7 +9,7 @@ from wsss_lib.data.masks import write_mask
 from wsss_lib.errors import DataError
 from wsss_lib.localize import load_cam, save_cam, seed
 from wsss_lib.metrics import ConfusionMatrix
-from wsss_lib.score import count_of, frequent_classes, group_of, score_masks, score_seeds
+from wsss_lib.score import count_of, frequent_classes, group_of, own_contexts, score_masks, score_pairs, score_seeds
 
 
 @pytest.fixture
@@ -92,3 +92,21 @@ def test_classes_with_few_images_are_left_out_unless_all_are_few(folder):
 def test_an_image_without_a_known_context_is_in_no_group(folder):
     assert {group_of(folder, i) for i in folder.split("train")} == {"agrees", "disagrees"}
     assert group_of(folder, "elsewhere") is None
+
+
+def test_pairs_split_the_images_of_a_class_by_its_usual_context(folder, tmp_path):
+    ids, wrong = folder.split("train"), {}
+    for i in ids:
+        names = folder.class_names(i)
+        wrong[i] = any(own_contexts(folder)[name] != folder.context[i].context for name in names)
+        cam = perfect_cam(folder, i) * (not wrong[i])  # nothing is found where an object is not at home
+        save_cam(tmp_path / f"{i}.npz", cam, folder.label(i), tuple(folder.mask(i).shape))
+    report = score_pairs(folder, ids, tmp_path, threshold=0.25)
+    for name, line in report.items():
+        images = [i for i in ids if name in folder.class_names(i)]
+        at_home = [i for i in images if folder.context[i].context == line["context"]]
+        assert line["images"] == len(images) and line["ratio"] == len(at_home) / len(images)
+        assert line["own"] is None or line["other"] is None or line["own"] > line["other"]
+        if at_home and not any(wrong[i] for i in at_home):
+            assert line["own"] == 1.0
+    assert score_pairs(folder, [], tmp_path, threshold=0.25) == {}

@@ -244,6 +244,44 @@ def cam_energy(cam, truth, label, own_context):
     return dict(zip(("object", "other_object", "own_context", "other_context"), mean.tolist(), strict=True))
 
 
+def region_activation(features, truth):
+    """Mean activation of an image's features on its objects and on its background.
+
+    Averaged over images, these are the average foreground and background activation (AFA, ABA) of DEFT's toy
+    experiment. Each image counts alike, however large its objects are.
+
+    Parameters
+    ----------
+    features : (C,h,w) array
+        A map of a network, such as that before its last BatchNorm.
+    truth : (H,W) array
+        True mask, H >= h and W >= w; each cell takes the value at its middle, 255 is left out.
+
+    Returns
+    -------
+    tuple of float
+        Mean over channels and cells of the foreground, and of the background; nan where there is no such cell.
+
+    References
+    ----------
+    DEFT, section 3.1.
+
+    Examples
+    --------
+    >>> region_activation(np.array([[[4.0, 1.0]], [[2.0, 0.0]]]), np.array([[1, 1, 0, 0], [1, 1, 0, 0]]))
+    (3.0, 0.5)
+    """
+    features, truth = _array(features), _class_map(truth, "truth")
+    if features.ndim != 3 or truth.ndim != 2 or np.less(truth.shape, features.shape[1:]).any():
+        raise WsssError(f"features: shape {features.shape}, truth {truth.shape}: give (C, h, w) and a larger (H, W)")
+    rows, columns = (
+        (2 * np.arange(n) + 1) * size // (2 * n) for n, size in zip(features.shape[1:], truth.shape, strict=True)
+    )
+    cells, mean = truth[np.ix_(rows, columns)], features.mean(0, dtype=float)
+    regions = (cells > 0) & (cells != IGNORE), cells == 0
+    return tuple(float(mean[region].mean()) if region.any() else float("nan") for region in regions)
+
+
 def average_precision(label, score):
     """Average precision of each class: the sum of precision times gain in recall over the distinct scores.
 

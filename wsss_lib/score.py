@@ -15,7 +15,7 @@ from tqdm import tqdm
 from wsss_lib.data import VOCFolder
 from wsss_lib.data.masks import read_mask
 from wsss_lib.errors import DataError
-from wsss_lib.localize import load_cam
+from wsss_lib.localize import load_cam, seed
 from wsss_lib.metrics import GroupedConfusion, ThresholdSweep, cam_energy, json_number
 
 
@@ -192,6 +192,58 @@ def score_seeds(
     if energies:
         report["groups"] = by(0)
         report["energy"] = {k: json_number(np.nanmean([e[k] for e in energies])) for k in energies[0]}
+    return report
+
+
+def score_pairs(folder: VOCFolder, ids: Sequence[str], cam_dir: Path, threshold: float) -> dict[str, dict]:
+    """Seeds where an object stands on its usual context, class by class, and where it does not.
+
+    Parameters
+    ----------
+    folder : VOCFolder
+        Data with masks that know contexts.
+    ids : sequence of str
+        Images to score.
+    cam_dir : path
+        Folder of ``<id>.npz`` that `localize` wrote.
+    threshold : float
+        The background threshold, in [0, 1).
+
+    Returns
+    -------
+    dict
+        For each class with a usual context: ``context``; ``images`` whose label names the class; ``ratio``, the share
+        of them on that context; ``own`` and ``other``, the mean IoU of background and class over the images that are
+        and are not (None if there is none). Empty where the data do not know contexts.
+
+    References
+    ----------
+    DEFT, table 3.
+
+    Examples
+    --------
+    See ``tests/test_score.py``, where seeds of perfect maps score 1.
+
+    >>> score_pairs.__name__
+    'score_pairs'
+    """
+    scores, pairs = GroupedConfusion(folder.n_classes + 1), {}
+    owned = own_contexts(folder)
+    for image_id in (i for i in ids if i in folder.context):
+        cam = load_cam(Path(cam_dir) / f"{image_id}.npz", n_classes=folder.n_classes)
+        found, truth = seed(cam, threshold).numpy(), folder.mask(image_id).numpy()
+        for name in folder.class_names(image_id):
+            place = "own" if folder.context[image_id].context == owned.get(name) else "other"
+            scores.update((name, place), truth, found)
+            pairs.setdefault(name, []).append(place)
+    report = {}
+    for k, name in enumerate(folder.classes):
+        if name in pairs and name in owned:
+            places = pairs[name]
+            miou = {p: json_number(scores.groups[name, p].miou([0, k + 1])) for p in set(places)}
+            ratio = places.count("own") / len(places)
+            line = {"context": owned[name], "images": len(places), "ratio": ratio}
+            report[name] = {**line, "own": miou.get("own"), "other": miou.get("other")}
     return report
 
 
