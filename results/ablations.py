@@ -118,10 +118,7 @@ TABLES = {
         "CSD": ("csd", {}),
     },
 }
-PHOTOGRAPHS = (
-    "deft_photographs",
-    "copy_paste_photographs",
-)  # profile laptop; the others are on toy scenes, profile demo
+PHOTOGRAPHS = ("deft_photographs", "copy_paste_photographs")  # profile laptop; the others: toy scenes, profile demo
 ONE_SEED = ("csd_lambdas",)
 
 

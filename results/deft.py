@@ -1,4 +1,4 @@
-"""Two measures of DEFT's paper on toy scenes: its toy experiment (section 3.1), and pairs of object and context (table 3).
+"""Two measures of the paper of DEFT, on toy scenes: its toy experiment (section 3.1), object and context (table 3).
 
     python results/deft.py activations
     python results/deft.py table3
@@ -17,8 +17,9 @@ from ablations import ALONE, DEFT, TABLES
 from torch import nn
 
 from data_prep.ready import ready
-from wsss_lib import methods, results, score, stages
+from wsss_lib import results, score, stages
 from wsss_lib.data import TrainingSet, normalize
+from wsss_lib.methods.base import Method
 from wsss_lib.metrics import region_activation
 from wsss_lib.project import project_root
 from wsss_lib.runs import Run, Stage
@@ -45,7 +46,7 @@ class Probe:
         self.folder = run.folder
 
     @torch.no_grad()
-    def __call__(self, method: methods.Method) -> dict[str, float]:
+    def __call__(self, method: Method) -> dict[str, float]:
         """Return afa and aba of both groups, and the spread of a cell's mean activation."""
         norm = [m for m in method.backbone.modules() if isinstance(m, nn.BatchNorm2d)][-1]
         seen, training = [], method.training
