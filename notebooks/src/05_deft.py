@@ -1319,9 +1319,12 @@ table
 # <details><summary>Solution 2</summary>
 #
 # ```python
-# identity = deft.swap_loss(trained.classify_swap, z_fg, z_bg, y, torch.arange(n_batch))
-# others = [float(deft.swap_loss(trained.classify_swap, z_fg, z_bg, y, torch.randperm(n_batch))["swap_bg"]) for _ in range(10)]
-# print(float(identity["swap_bg"]), min(others), max(others))
+# def swap_bg_by(order):
+#     with torch.no_grad():
+#         return float(deft.swap_loss(trained.classify_swap, z_fg, z_bg, y, order)["swap_bg"])
+#
+# others = [swap_bg_by(torch.randperm(n_batch)) for _ in range(10)]
+# print(swap_bg_by(torch.arange(n_batch)), min(others), max(others))
 # ```
 #
 # With the identity both ways are the plain loss on pairs. If all are equal, $f_{swap}$ does not look at backgrounds
