@@ -25,8 +25,9 @@ from wsss_lib.methods.cpn import (
     remainder,
     triplet_loss,
 )
-from wsss_lib.nn.class_maps import keep_strongest, min_max, with_background
+from wsss_lib.nn.class_maps import keep_strongest, min_max, soft_masks, with_background
 from wsss_lib.nn.patches import hide, visible_share
+from wsss_lib.nn.pcm import pixel_correlation
 from wsss_lib.settings import load
 
 
@@ -365,6 +366,28 @@ def test_the_cam_is_the_sum_of_both_refinements_less_its_minimum(batch, softmax_
     torch.testing.assert_close(total, torch.full_like(total, expected), rtol=0, atol=1e-4)
 
 
+def test_a_weight_changes_the_total_and_no_term(method, batch, shown):
+    before = terms_of(method.eval(), batch, shown)
+    method.w_tcp, method.w_cpcr = 0.5, 0.0
+    after = terms_of(method, batch, shown)
+    assert after.terms == before.terms
+    torch.testing.assert_close(after.total, after.terms["classify"] + 0.5 * after.terms["tcp"])
+
+
+def test_without_prcm_the_refined_maps_are_those_of_pcm_and_the_rest_starts_the_same(batch):
+    made = []
+    for prcm in (True, False):
+        torch.manual_seed(0)
+        made.append(CPN(backbones.build("tiny"), 6, prcm=prcm).eval())
+    whole, plain = (dict(one.state_dict()) for one in made)
+    assert set(whole) - set(plain) == {"phi.weight"}
+    assert all(torch.equal(whole[name], value) for name, value in plain.items())
+    with torch.no_grad():
+        maps, refined = made[1].both_maps(batch.image)
+        _, embedding = made[1].features(batch.image, made[1].backbone.stages(batch.image))
+    torch.testing.assert_close(refined, pixel_correlation(embedding, soft_masks(maps)))
+
+
 def test_squares_are_drawn_for_each_image_and_the_seed_decides(method, batch):
     draws = []
     for seed in (0, 0, 1):
@@ -428,7 +451,7 @@ def test_under_autocast_the_terms_are_nearly_the_same(method, batch, shown):
 
 def test_the_settings_reach_the_method():
     values = {"patches": "superpixel", "sides": [4, 32], "p_h": 0.25, "share": 0.5, "eps": 0.2}
-    values |= {"softmax_axis": "space", "background": "code"}
+    values |= {"softmax_axis": "space", "background": "code", "w_tcp": 0.5, "w_cpcr": 0.0, "prcm": False}
     section = load("smoke", {f"cpn.{name}": value for name, value in values.items()}).cpn
     method = cpn.build(backbones.build("tiny"), 6, section)
     assert {**{name: getattr(method, name) for name in values}, "sides": list(method.sides)} == values

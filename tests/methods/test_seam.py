@@ -17,7 +17,7 @@ from wsss_lib.methods import seam
 from wsss_lib.methods.base import Progress, multi_label_soft_margin
 from wsss_lib.methods.cam import CAM
 from wsss_lib.methods.seam import SEAM, cross_loss, equivariance_loss, resize
-from wsss_lib.nn.class_maps import min_max, min_pooling_loss
+from wsss_lib.nn.class_maps import min_max, min_pooling_loss, soft_masks
 from wsss_lib.settings import load
 
 
@@ -231,6 +231,19 @@ def test_the_settings_reach_the_method():
     )
     assert (method.scale, method.share, method.eps) == (0.6, 0.4, 0.2)
     assert (paper.scale, paper.share, paper.eps) == (0.3, 0.2, 1e-5)
+
+
+def test_with_prcm_the_refined_maps_grow_by_no_more_than_the_masks(batch):
+    torch.manual_seed(0)
+    plain = SEAM(backbones.build("tiny"), 6).eval()
+    section = load("smoke", {"seam.prcm": True}).seam
+    torch.manual_seed(0)
+    star = seam.build(backbones.build("tiny"), 6, section).eval()
+    with torch.no_grad():
+        (maps, refined), (same, more) = plain.both_maps(batch.image), star.both_maps(batch.image)
+    assert torch.equal(maps, same)
+    added = more - refined
+    assert (added >= -1e-6).all() and (added <= soft_masks(maps) + 1e-6).all() and added.any()
 
 
 @pytest.mark.parametrize("scale", [0.0, 1.0, -0.5])

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from wsss_lib.errors import WsssError
-from wsss_lib.nn.pcm import PixelFeatures
+from wsss_lib.errors import SettingsError, WsssError
+from wsss_lib.nn.class_maps import soft_masks
+from wsss_lib.nn.pcm import SOFTMAX_AXES, PixelFeatures, pixel_correlation, pixel_region_correlation
 
 if TYPE_CHECKING:
     from wsss_lib.backbones.base import Backbone
@@ -175,9 +176,10 @@ class Wrapper(Method):
 
 
 class Refining(Method):
-    """A plain CAM classifier whose maps are refined by what cells look like; a subclass writes `both_maps`, `loss`.
+    """A plain CAM classifier whose maps are refined by what cells look like; a subclass writes the `loss`.
 
-    The background is computed, not learnt, so the classifier is CAM's: a 1 x 1 convolution without bias.
+    The background is computed, not learnt, so the classifier is CAM's: a 1 x 1 convolution without bias. Maps are
+    refined by PCM (`pixel_correlation`), and by PRCM (`pixel_region_correlation`), whose result is added.
 
     Parameters
     ----------
@@ -185,23 +187,46 @@ class Refining(Method):
         Gives the features.
     n_classes : int
         K, the number of foreground classes.
+    prcm : bool
+        False: PCM alone.
+    softmax_axis : str
+        As in `pixel_region_correlation`.
+
+    Raises
+    ------
+    SettingsError
+        For another axis.
 
     Examples
     --------
+    >>> import torch
     >>> from wsss_lib import backbones
-    >>> Refining(backbones.build("tiny"), n_classes=6).classifier.out_channels
-    6
+    >>> maps, refined = Refining(backbones.build("tiny"), 6, prcm=True).both_maps(torch.zeros(1, 3, 64, 64))
+    >>> maps.shape, refined.shape
+    (torch.Size([1, 6, 16, 16]), torch.Size([1, 7, 16, 16]))
     """
 
-    def __init__(self, backbone: Backbone, n_classes: int) -> None:
+    def __init__(self, backbone: Backbone, n_classes: int, prcm: bool, softmax_axis: str = "class") -> None:
         super().__init__(n_classes)
-        self.backbone = backbone
+        if softmax_axis not in SOFTMAX_AXES:
+            raise SettingsError(f"softmax_axis={softmax_axis!r}: choose one of {', '.join(SOFTMAX_AXES)}")
+        self.backbone, self.prcm, self.softmax_axis = backbone, prcm, softmax_axis
         self.classifier = nn.Conv2d(backbone.out_channels, n_classes, 1, bias=False)
         self.features = PixelFeatures(backbone.channels)
+        if prcm:
+            self.phi = nn.Linear(self.features.out_channels, self.features.embed.out_channels, bias=False)
 
     def both_maps(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """Return scores (N, K, h, w) and refined maps (N, 1 + K, h, w) with background of `image` (N, 3, H, W)."""
-        raise NotImplementedError
+        stages = self.backbone.stages(image)
+        maps = self.classifier(stages[-1])
+        features, embedding = self.features(image, stages)
+        masks = soft_masks(maps)
+        refined = pixel_correlation(embedding, masks)
+        if self.prcm:
+            regional = pixel_region_correlation(masks, features, embedding, self.phi.weight, self.softmax_axis)
+            refined = refined + regional
+        return maps, refined
 
     def maps(self, image: Tensor) -> Tensor:
         """Return the class scores at every cell (N, K, h, w) of `image` (N, 3, H, W), before the refinement."""

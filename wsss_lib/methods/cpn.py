@@ -14,13 +14,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from wsss_lib.errors import SettingsError
 from wsss_lib.methods.base import Losses, Progress, Refining, multi_label_soft_margin
-from wsss_lib.nn.class_maps import hardest_mean, keep_strongest, min_max, soft_masks
+from wsss_lib.nn.class_maps import hardest_mean, keep_strongest, min_max
 from wsss_lib.nn.patches import draw_side, grid_patches, hide, visible_share
-from wsss_lib.nn.pcm import SOFTMAX_AXES, pixel_correlation, pixel_region_correlation
 
 if TYPE_CHECKING:
     from wsss_lib.backbones.base import Backbone
@@ -208,7 +207,7 @@ def cross_loss(
 
 
 class CPN(Refining):
-    r"""Three branches of one network, for an image and its halves: :math:`L = L_{cls} + L_{tcp} + L_{cpcr}`.
+    r"""Three branches of one network, for an image and its halves: :math:`L = L_{cls} + w_2 L_{tcp} + w_3 L_{cpcr}`.
 
     All three go through the network as one batch. Refined maps reach only the pixel features and phi; the backbone
     and the classifier learn from the classification and from the first term of L_tcp.
@@ -233,6 +232,10 @@ class CPN(Refining):
         As in `pixel_region_correlation`.
     background : str
         As in `remainder`.
+    w_tcp, w_cpcr : float
+        w_2 and w_3 of equation 17, the weights of the two terms.
+    prcm : bool
+        Add the PRCM to the refined maps; False: PCM alone, as in the paper's Table 2.
 
     Examples
     --------
@@ -252,27 +255,20 @@ class CPN(Refining):
         eps: float = 0.1,
         softmax_axis: str = "class",
         background: str = "whole",
+        w_tcp: float = 1.0,
+        w_cpcr: float = 1.0,
+        prcm: bool = True,
     ) -> None:
-        super().__init__(backbone, n_classes)
+        super().__init__(backbone, n_classes, prcm, softmax_axis)
         for name, given, choices in (
             ("patches", patches, PATCHES),
-            ("softmax_axis", softmax_axis, tuple(SOFTMAX_AXES)),
             ("background", background, BACKGROUNDS),
         ):
             if given not in choices:
                 raise SettingsError(f"{name}={given!r}: choose one of {', '.join(choices)}")
         self.patches, self.sides, self.p_h = patches, tuple(sides), p_h
-        self.share, self.eps, self.softmax_axis, self.background = share, eps, softmax_axis, background
-        self.phi = nn.Linear(self.features.out_channels, self.features.embed.out_channels, bias=False)
-
-    def both_maps(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """Return scores (N, K, h, w) and refined maps (N, 1 + K, h, w) with background of `image` (N, 3, H, W)."""
-        stages = self.backbone.stages(image)
-        maps = self.classifier(stages[-1])
-        features, embedding = self.features(image, stages)
-        masks = soft_masks(maps)
-        regional = pixel_region_correlation(masks, features, embedding, self.phi.weight, self.softmax_axis)
-        return maps, pixel_correlation(embedding, masks) + regional
+        self.share, self.eps, self.background = share, eps, background
+        self.w_tcp, self.w_cpcr = w_tcp, w_cpcr
 
     def draw_patches(self, batch: Batch) -> Tensor:
         """Return to which patch each pixel of a `batch` belongs (N, H, W): regions, or squares of a drawn size."""
@@ -303,7 +299,8 @@ class CPN(Refining):
                 "classify": classify,
                 "tcp": triplet_loss(*branches, lam),
                 "cpcr": cross_loss(*branches, lam, self.share, self.background),
-            }
+            },
+            {"tcp": self.w_tcp, "cpcr": self.w_cpcr},
         )
 
 
@@ -331,5 +328,5 @@ def build(backbone: Backbone, n_classes: int, settings: Mapping[str, Any]) -> CP
     >>> build(backbones.build("tiny"), 6, load("paper").cpn).sides
     (56, 112)
     """
-    names = ("patches", "sides", "p_h", "share", "eps", "softmax_axis", "background")
+    names = ("patches", "sides", "p_h", "share", "eps", "softmax_axis", "background", "w_tcp", "w_cpcr", "prcm")
     return CPN(backbone, n_classes, **{name: settings[name] for name in names})

@@ -17,8 +17,7 @@ from torch import Tensor
 
 from wsss_lib.errors import SettingsError
 from wsss_lib.methods.base import Losses, Progress, Refining, multi_label_soft_margin
-from wsss_lib.nn.class_maps import hardest_mean, keep_strongest, min_max, min_pooling_loss, soft_masks, with_background
-from wsss_lib.nn.pcm import pixel_correlation
+from wsss_lib.nn.class_maps import hardest_mean, keep_strongest, min_max, min_pooling_loss, with_background
 
 if TYPE_CHECKING:
     from wsss_lib.backbones.base import Backbone
@@ -143,6 +142,8 @@ class SEAM(Refining):
         How many of an image's errors count in L_ECR.
     eps : float
         As in `min_max`, for the scores.
+    prcm : bool
+        Add CPN's PRCM to the refined maps: SEAM* of CPN's Table 1.
 
     Examples
     --------
@@ -153,19 +154,18 @@ class SEAM(Refining):
     """
 
     def __init__(
-        self, backbone: Backbone, n_classes: int, scale: float = 0.3, share: float = 0.2, eps: float = 0.1
+        self,
+        backbone: Backbone,
+        n_classes: int,
+        scale: float = 0.3,
+        share: float = 0.2,
+        eps: float = 0.1,
+        prcm: bool = False,
     ) -> None:
-        super().__init__(backbone, n_classes)
+        super().__init__(backbone, n_classes, prcm)
         if not 0 < scale < 1:
             raise SettingsError(f"scale={scale}: give a factor between 0 and 1")
         self.scale, self.share, self.eps = scale, share, eps
-
-    def both_maps(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """Return scores (N, K, h, w) and refined maps (N, 1 + K, h, w) with background of `image` (N, 3, H, W)."""
-        stages = self.backbone.stages(image)
-        maps = self.classifier(stages[-1])
-        _, embedding = self.features(image, stages)
-        return maps, pixel_correlation(embedding, soft_masks(maps))
 
     def loss(self, batch: Batch, progress: Progress) -> Losses:
         """Return the terms classify, rvmin, er and ecr of a `batch`; they do not change with `progress`."""
@@ -212,4 +212,4 @@ def build(backbone: Backbone, n_classes: int, settings: Mapping[str, Any]) -> SE
     >>> build(backbones.build("tiny"), 6, load("paper").seam).scale
     0.3
     """
-    return SEAM(backbone, n_classes, settings["scale"], settings["share"], settings["eps"])
+    return SEAM(backbone, n_classes, settings["scale"], settings["share"], settings["eps"], settings["prcm"])
