@@ -1,4 +1,4 @@
-"""The tables of CDA, CSD and DEFT: what each ingredient brings, at equal steps, three seeds a row.
+"""The tables of CDA, CSD, CPN and DEFT: what each ingredient brings, at equal steps or cost, three seeds a row.
 
 One command a table; interrupted, it continues where it stopped.
 
@@ -23,6 +23,12 @@ SAME_COST = {**SAME_STEPS, "cda.epochs": 2 * load("demo").cda.epochs}
 BASELINES = {"baseline": ("cda", SAME_STEPS), "baseline, twice the steps": ("cda", SAME_COST)}
 TURNED, SMOOTH = {"cda.rotation": 90.0}, {"cda.smooth": True}
 CDA = ("cda", {})
+# CPN sees each image three times: CAM as often (same cost), and in as many steps.
+CAM_COST = ("cam", {"cam.epochs": 3 * load("demo").cpn.epochs})
+CAM_STEPS = ("cam", {"cam.epochs": load("demo").cpn.epochs})
+CPN, PLAIN_MEAN, PCM_ONLY = ("cpn", {}), {"cpn.share": 1.0}, {"cpn.prcm": False}
+SEAM_STAR = ("seam", {"seam.prcm": True})
+TEST_SCALES = {"0.5": [0.5], "1.0": [1.0], "1.5": [1.5], "2.0": [2.0], "all": load("demo").localize.scales}
 DEFT = ("deft", {})
 # DEFT trains once, from the start; so do these: as many steps as CAM and DEFT, each image augmented or not, no pairs.
 SCRATCH = {"cda.init": "backbone", "cda.epochs": load("demo").deft.epochs}
@@ -85,6 +91,40 @@ TABLES = {
         f"{fg:g} {bg:g}": ("csd", {"csd.lambda_fg": fg, "csd.lambda_bg": bg})
         for fg, bg in itertools.product((0.0, 0.001, 0.01, 0.1), (0.0, 0.001, 0.01, 0.1, 1.0))
     },
+    "cpn_table1": {
+        f"{name} {scale}": (method, {**overrides, "localize.scales": scales})
+        for name, (method, overrides) in (("CAM", CAM_COST), ("SEAM", ("seam", {})), ("SEAM*", SEAM_STAR), ("CPN", CPN))
+        for scale, scales in TEST_SCALES.items()
+    },
+    "cpn_table2": {
+        "CAM, same steps": CAM_STEPS,
+        "CAM, same cost": CAM_COST,
+        "SEAM": ("seam", {}),
+        "halves, classified": ("cpn", {**PCM_ONLY, "cpn.w_tcp": 0.0, "cpn.w_cpcr": 0.0}),
+        "tcp + PCM": ("cpn", {**PCM_ONLY, "cpn.w_cpcr": 0.0}),
+        "tcp + cpcr + PCM": ("cpn", {**PCM_ONLY, **PLAIN_MEAN}),
+        "cpcr times 5": ("cpn", {**PCM_ONLY, **PLAIN_MEAN, "cpn.w_cpcr": 5.0}),
+        "with OHEM": ("cpn", PCM_ONLY),
+        "with OHEM + PRCM": CPN,
+    },
+    "cpn_table4": {f"p_h {p_h:g}": ("cpn", {"cpn.p_h": p_h}) for p_h in (0.1, 0.2, 0.3, 0.4, 0.5)},
+    "cpn_patches": {
+        **{
+            f"grid {a} {b}": ("cpn", {"cpn.sides": [a, b]})
+            for a, b in ((1, 2), (2, 4), (4, 8), (8, 16), (16, 32), (32, 64))
+        },
+        **{
+            f"superpixel {n}": ("cpn", {"cpn.patches": "superpixel", "cpn.n_segments": n})
+            for n in (4, 16, 64, 256, 1024)
+        },
+    },
+    "cpn_readings": {
+        "default": CPN,
+        "soft-max over cells": ("cpn", {"cpn.softmax_axis": "space"}),
+        "background weighted": ("cpn", {"cpn.background": "weighted"}),
+        "background of the code": ("cpn", {"cpn.background": "code"}),
+        "39 % hidden": ("cpn", {"cpn.p_h": 0.39}),
+    },
     "deft_table1": {
         "CAM": ("cam", {}),
         "CAM, twice the steps": ("cam", {"cam.epochs": 2 * load("demo").cam.epochs}),
@@ -117,8 +157,15 @@ TABLES = {
         "CDA": ("cda", {}),
         "CSD": ("csd", {}),
     },
+    "cpn_photographs": {
+        "CAM": ("cam", {}),
+        "CAM, same cost": ("cam", {"cam.epochs": 3 * load("laptop").cpn.epochs}),
+        "SEAM": ("seam", {}),
+        "CPN": CPN,
+    },
 }
-PHOTOGRAPHS = ("deft_photographs", "copy_paste_photographs")  # profile laptop; the others: toy scenes, profile demo
+# profile laptop; the others are on toy scenes, profile demo
+PHOTOGRAPHS = ("copy_paste_photographs", "cpn_photographs", "deft_photographs")
 ONE_SEED = ("csd_lambdas",)
 
 

@@ -31,6 +31,7 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "01_cam": (),
     "02_cda": ("01_cam",),
     "03_csd": ("01_cam",),
+    "04_cpn": ("01_cam",),
     "05_deft": ("01_cam",),
     "07_pseudo_masks": ("01_cam",),
     "08_segmentation": ("07_pseudo_masks",),
