@@ -181,7 +181,8 @@ viz.show(
 
 # %% [markdown]
 # Play with it. `patches across` is the number of patches along a side, so 1 means that one patch is the whole image; for
-# super-pixels its square is the number of regions that SLIC is asked for. What happens to the maps when the patches become very small?
+# super-pixels its square is the number of regions that SLIC is asked for. The lower right picture is the weighted sum $\lambda Y_h + \bar\lambda Y_{\bar h}$, where $\lambda$ is the share of the pixels that the first half
+# shows. Try to predict before you turn: where will the map go when the telling part is hidden? Does it stay in the visible patches? What happens to the maps when the patches become very small?
 # When one patch is everything? (Without a running kernel you see the picture at the start.)
 
 
@@ -344,7 +345,7 @@ right.set(title="correlation of the maps")
 for axis in (left, middle, right):
     axis.set_xscale("log", base=2)
     axis.set(xlabel="side of a patch (pixels)", xticks=sizes, xticklabels=sizes)
-    axis.legend(frameon=False, fontsize=7)
+    axis.legend(frameon=False, fontsize=7, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.22))
 sns.despine(figure)
 viz.show(figure, "What the halves find over the size of the patches, with the classifier of notebook 01.")
 for name, control in (("union", "Y, as many"), ("weighted sum", "Y, as many as it")):
@@ -354,18 +355,18 @@ for name, control in (("union", "Y, as many"), ("weighted sum", "Y, as many as i
 # %% [markdown]
 # Read it panel by panel.
 #
-# *Left.* The solid lines must be compared with the dashed ones of the same colour. If dashed is above solid, the union (or the sum) found
-# its cells more cheaply: turning the threshold of plain $Y$ down would have found more of the object for as many marked cells. The last line of the output
-# names the sizes at which the halves *really* find more.
+# *Left.* The solid lines must be compared with the dashed ones of the same colour. Where dashed is above solid, turning the threshold of plain $Y$ down finds more of the
+# object than the halves do, for as many marked cells. The last lines of the output name the sizes at which the halves are *really* ahead. In the profile `demo` there is none, and the
+# weighted sum even finds less than $Y$ at its own threshold.
 #
 # *Middle.* There are new cells, as the paper says. There are lost ones, too, and cells that both halves find. Neither is a
-# detail: compare their heights with *new*.
+# detail: compare their heights with *new*. The smaller the patches, the less is disjoint.
 #
 # *Right.* The extreme cases. With one patch, nothing is hidden in $I_h$, so $Y_h = Y$: case 1 holds. With the smallest patches, $Y_h$ and
-# $Y_{\bar h}$ are indeed more alike than elsewhere, as case 2 says. But are they like $Y$, as it also says? An image with every second pixel grey is
-# nothing that this classifier has ever seen.
+# $Y_{\bar h}$ are more alike than at any other size, as case 2 says. But are they $Y$, as it also says? Then the other curve would end at 1 on this side, too, and nothing would be lost. An image with every second
+# pixel grey is nothing that this classifier has ever seen.
 #
-# So the argument fails *for a network that has never seen a half*. A network that is trained on halves as well is another matter, and there is a
+# So the argument fails *for a network that has never seen a half*. This does not mean that the method fails. A network that is trained on halves as well is another matter, and there is a
 # second reading of the idea that needs no proof: halves are hard examples, and asking for the same answer with less evidence is a
 # regularisation. We repeat the experiment after the training.
 #
@@ -420,7 +421,13 @@ viz.show(
 )
 
 # %% [markdown]
-# A mean over all classes hides how large the difference is: most classes are absent, and cost nothing.
+# A mean over all classes hides how large the difference is: most classes are absent, and cost nothing. Look at the pictures instead.
+#
+# Is this not just an augmentation by scaling? No. An augmented image is compared with its *label*, and the label does not know places. Here two maps of one image are compared with
+# *each other*, cell by cell. That is more information than the label has, and it costs no human work; it is *self*-supervision. The danger is the one of notebook 03: two empty maps agree as
+# well. The classification loss of both views stands against that.
+#
+# In SEAM both maps of $L_{ER}$ learn. Nobody knows which of the two is better, so they meet half way. In CPN, the argument above says which is better, and so the gradient stops on one side.
 #
 # ## PCM: what looks alike shares its score
 #
@@ -514,8 +521,9 @@ def draw_affinities(i, chosen, shown):
 
 
 def by_pcm(i, vectors):
-    refined = pcm.pixel_correlation(vectors[i : i + 1], masks[i : i + 1])
-    return vectors[i], masks[i, 1:].amax(0), refined[0, 1:].amax(0)
+    """For `draw_affinities`: the soft mask of the image's first class, and what PCM makes of it."""
+    k = 1 + int(label[i].argmax())  # channel 0 is background
+    return vectors[i], masks[i, k], pcm.pixel_correlation(vectors[i : i + 1], masks[i : i + 1])[0, k]
 
 
 i = extremes["middle"]
@@ -608,7 +616,7 @@ print("three times Y", tuple(raw[0].shape), "and three times Y~", tuple(refined[
 
 # %% [markdown]
 # **Classification**, equation 13: the label is the same for all three, and the loss is their mean. This alone is already an augmentation, the
-# *Hide-and-Seek* of Kumar Singh and Lee (2017). Keep it in mind as a baseline.
+# *Hide-and-Seek* of Singh and Lee (2017). Keep it in mind as a baseline.
 #
 # **TCP**, equation 14: the weighted sum of the halves' maps should equal the map of the image.
 #
@@ -679,10 +687,12 @@ for name, value in terms.items():
 print("\nall three terms agree:", {name: round(float(value), 4) for name, value in terms.items()})
 
 # %% [markdown]
-# SEAM's loss is the same with other pairs. $L_{ER}$ stands for the first term of TCP (but there *both* views learn), $L_{ECR}$ for CPCR: the largest class of one view's
-# $Y$ against the other view's $\tilde Y$, crossed again, the hardest 20 %. And one term that stands in the code only, in that of
-# both methods:
-# $L_{rvmin}$, the mean of the refined map over its lowest quarter, which says that part of every image is background. The kit has it
+# SEAM's loss is the same with other pairs. $L_{ER}$ stands where CPN has the first term of TCP, and for CPCR there is
+#
+# $$L_{ECR} = \mathrm{top}_{20\%}\big|\mathrm{oh}(\mathrm{sg}[Y(A(I))]) - A(\tilde Y(I))\big| + \mathrm{top}_{20\%}\big|\mathrm{oh}(\mathrm{sg}[A(Y(I))]) - \tilde Y(A(I))\big|$$
+#
+# The map of one view teaches the refined map of the *other* view: crossed again. The background is no problem there, since nothing is subtracted. And one term stands in the code only, in that of
+# both methods: $L_{rvmin}$, the mean of the refined map over its lowest quarter, which says that part of every image is background. The kit has it
 # in SEAM, and leaves it out of CPN, as the paper does.
 #
 # ## Which term teaches what?
@@ -831,6 +841,8 @@ pd.DataFrame(rows).T.round(1).rename_axis("classes in the image")
 #
 # | | paper | released code | this kit |
 # |---|---|---|---|
+# | patches | super-pixels in Tables 1 to 4 | both | squares by default (`patches`) |
+# | super-pixels by | SLIC, with a reference to another algorithm | SLIC | SLIC |
 # | super-pixels $S_N$ | 200 | 300, made of the padded crop | 200, made of the image |
 # | $p_h = 0.5$ hides | 50 % | 39 % of super-pixels; a coin for each square | 50 %, exactly |
 # | sides of squares, crop 448 | {56, 112} best | {224, 448} | {56, 112}, in proportion |
@@ -888,8 +900,8 @@ table.round({name: 3 if name in ("gap to the sum", "not equivariant") else 2 if 
 
 # %% [markdown]
 # Each row is one network, and its own threshold question: a network whose maps are wider finds more of everything. So compare *union* with *Y, as many*
-# within a row. Look at *lost* and *both* in the row of CPN, too: equation 4 wants the first at 0, the training makes the second large, since it asks $Y_h$ and
-# $Y_{\bar h}$ to say the same. The better the loss is satisfied, the less there is left to gain from halves.
+# within a row. Look at *lost* and *both* in the row of CPN, too: equation 4 wants the first at 0, and the training pushes the second up, since it asks $Y_h$ and
+# $Y_{\bar h}$ to say the same as $Y$, and so the same as each other. The better the loss is satisfied, the less there is left to gain from halves.
 #
 # ### What have the pixel features learnt?
 #
@@ -1064,6 +1076,8 @@ results.compared(
 )
 
 # %% [markdown]
+# The first seven lines walk up the table, each against the line before it (OHEM against the plain mean); the last table shows *where* a gain lies.
+#
 # Look for two things. *Halves, classified* against *CAM, same cost*: what does hiding bring by itself? And *with OHEM* against *cpcr times 5*: does the choice of hard cells matter, or the volume?
 #
 # ### Table 1: scales at test time
@@ -1157,6 +1171,9 @@ wanted = {
 results.compared(results.read("cpn_photographs"), "CAM, same cost", wanted)
 
 # %% [markdown]
+# The row *CAM* has the training of notebook 01, *CAM, same cost* as many images through the network as CPN. The four rows share seeds, images and the number of epochs of their profile; the ImageNet
+# weights are the same. Mind that SEAM and CPN were made for a deeper network with an output stride of 8, whose maps are finer than these.
+#
 # Compare the two thresholds. Refined maps are flatter or sharper than CAM's, and a threshold that was set for the one need not suit the other. At the *best* threshold of each, which uses true masks, this
 # is taken out.
 #
@@ -1265,7 +1282,7 @@ pd.DataFrame({
 # - F. Zhang, C. Gu, C. Zhang, Y. Dai. *Complementary Patch for Weakly Supervised Semantic Segmentation* (CPN). ICCV 2021.
 # - Y. Wang, J. Zhang, M. Kan, S. Shan, X. Chen. *Self-supervised Equivariant Attention Mechanism for Weakly Supervised Semantic Segmentation*
 #   (SEAM). CVPR 2020.
-# - K. Kumar Singh, Y. J. Lee. *Hide-and-Seek: Forcing a Network to be Meticulous for Weakly-supervised Object and Action Localization.* ICCV 2017.
+# - K. K. Singh, Y. J. Lee. *Hide-and-Seek: Forcing a Network to be Meticulous for Weakly-supervised Object and Action Localization.* ICCV 2017.
 # - Y. Yuan, X. Chen, J. Wang. *Object-Contextual Representations for Semantic Segmentation* (OCR). ECCV 2020.
 # - R. Achanta et al. *SLIC Superpixels Compared to State-of-the-Art Superpixel Methods.* TPAMI 2012.
 # - A. Shrivastava, A. Gupta, R. Girshick. *Training Region-based Object Detectors with Online Hard Example Mining.* CVPR 2016.
