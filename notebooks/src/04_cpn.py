@@ -14,9 +14,9 @@
 # %% [markdown]
 # # 04 · CPN: two halves that see what the whole overlooks
 #
-# A classifier needs one telling part and looks no further. Complementary Patch Network (CPN) hides half of the image in one
-# copy and the other half in a second copy. What the two copies find together is to teach the map of the whole image. On the way
-# we meet SEAM, the simpler method that CPN is built on.
+# A classifier needs one telling part and looks no further. Complementary Patch Network (CPN) hides half of the image in
+# one copy and the other half in a second copy. What the two copies find together is to teach the map of the whole
+# image. On the way we meet SEAM, the simpler method that CPN is built on.
 #
 # | | |
 # |---|---|
@@ -28,8 +28,10 @@
 # Afterwards you will be able to
 #
 # 1. turn a claim of a paper ("the halves find more") into a measurement, with a control that could refute it;
-# 2. write the modules PCM and PRCM and the losses of both methods, and say which weights each term teaches, and which it cannot;
-# 3. find in a loss what it does besides what it was written for: a background that costs, a selection that selects nothing.
+# 2. write the modules PCM and PRCM and the losses of both methods, and say which weights each term teaches, and which
+#    it cannot;
+# 3. find in a loss what it does besides what it was written for: a background that costs, a selection that selects
+#    nothing.
 
 # %% [markdown]
 # ## Parameters
@@ -49,8 +51,9 @@ overrides = {}  # departures from the profile, {"cpn.patches": "superpixel"}
 # %% [markdown]
 # ## Set-up
 #
-# Three runs on the same data, with the same seed: `runs["CAM"]` is that of notebook 01, the other two are trained here. Neither
-# is a wrapper around CAM as CDA and CSD are. Each is a method of its own and starts from the same weights as 01 did.
+# Three runs on the same data, with the same seed: `runs["CAM"]` is that of notebook 01, the other two are trained here.
+# Neither is a wrapper around CAM as CDA and CSD are. Each is a method of its own and starts from the same weights as 01
+# did.
 
 # %% tags=["nbval-ignore-output"]
 import inspect
@@ -89,8 +92,9 @@ print(
 )
 
 # %% [markdown]
-# Until we train, all maps come from the classifier of notebook 01, here called `host`. Some images are our material: cut to the
-# size of the training crop, together with their true masks. The masks are **for looking and measuring only**; no loss below sees one.
+# Until we train, all maps come from the classifier of notebook 01, here called `host`. Some images are our material:
+# cut to the size of the training crop, together with their true masks. The masks are **for looking and measuring
+# only**; no loss below sees one.
 
 # %% tags=["nbval-ignore-output"]
 own = stages.recipe(runs["CPN"])  # the numbers of [cpn]
@@ -112,9 +116,9 @@ label = folder.labels(some)
 print(f"images {tuple(image.shape)}, labels {tuple(label.shape)}, masks {tuple(truth.shape)}")
 
 # %% [markdown]
-# Three helpers. `maps_of` gives the maps $Y$ as both methods compare them: the scores of each cell, negative ones cut off, scaled to
-# $[0, 1]$ by the least and the largest score of the class in this image, and absent classes set to 0 (we know the label). `halves`
-# draws which patches are hidden. `told` names an image's classes.
+# Three helpers. `maps_of` gives the maps $Y$ as both methods compare them: the scores of each cell, negative ones cut
+# off, scaled to $[0, 1]$ by the least and the largest score of the class in this image, and absent classes set to 0 (we
+# know the label). `halves` draws which patches are hidden. `told` names an image's classes.
 
 
 # %%
@@ -138,16 +142,19 @@ def told(i):
 # %% [markdown]
 # ## The idea in one figure
 #
-# The image $I$ is cut into patches. A random half of them is hidden, which gives $I_h$; hiding the *others* gives $I_{\bar h}$. A
-# hidden pixel is 0 after normalisation, which is the mean colour of ImageNet. So nothing is lost between the two:
+# The image $I$ is cut into patches. A random half of them is hidden, which gives $I_h$; hiding the *others* gives
+# $I_{\bar h}$. A hidden pixel is 0 after normalisation, which is the mean colour of ImageNet. So nothing is lost
+# between the two:
 #
 # $$I_h = I \odot S, \qquad I_{\bar h} = I \odot (1 - S), \qquad I_h + I_{\bar h} = I$$
 #
-# This sum is exact only after normalisation. In colours from 0 to 255, where hidden means *mean colour* $\mu$, it would be $I + \mu$.
+# This sum is exact only after normalisation. In colours from 0 to 255, where hidden means *mean colour* $\mu$, it would
+# be $I + \mu$.
 #
-# If the telling part of an object lies in a hidden patch, the classifier has to find another reason. Its map moves. The other copy
-# has the telling part. Together they may cover more of the object than the map of $I$. *May*: the three images below are those
-# where the union of both maps gained the most object cells over the map of $I$, the middle one, and the one that lost the most.
+# If the telling part of an object lies in a hidden patch, the classifier has to find another reason. Its map moves. The
+# other copy has the telling part. Together they may cover more of the object than the map of $I$. *May*: the three
+# images below are those where the union of both maps gained the most object cells over the map of $I$, the middle one,
+# and the one that lost the most.
 
 # %% tags=["nbval-ignore-output"]
 patch = own.sides[-1]
@@ -181,10 +188,12 @@ viz.show(
 )
 
 # %% [markdown]
-# Play with it. `patches across` is the number of patches along a side, so 1 means that one patch is the whole image; for
-# super-pixels its square is the number of regions that SLIC is asked for. The lower right picture is the weighted sum $\lambda Y_h + \bar\lambda Y_{\bar h}$, where $\lambda$ is the share of the pixels that the first half
-# shows. Try to predict before you turn: where will the map go when the telling part is hidden? Does it stay in the visible patches? What happens to the maps when the patches become very small?
-# When one patch is everything? (Without a running kernel you see the picture at the start.)
+# Play with it. `patches across` is the number of patches along a side, so 1 means that one patch is the whole image;
+# for super-pixels its square is the number of regions that SLIC is asked for. The lower right picture is the weighted
+# sum $\lambda Y_h + \bar\lambda Y_{\bar h}$, where $\lambda$ is the share of the pixels that the first half shows. Try
+# to predict before you turn: where will the map go when the telling part is hidden? Does it stay in the visible
+# patches? What happens to the maps when the patches become very small? When one patch is everything? (Without a running
+# kernel you see the picture at the start.)
 
 
 # %% tags=["nbval-ignore-output"]
@@ -224,13 +233,14 @@ explorer = widgets.explore(
 # %% [markdown]
 # ## Is it true that the halves find more?
 #
-# The paper argues with *information*. Cut the image into $N$ patches. Let $p_c(x)$ be the probability that a seed of class $c$ lies in
-# patch $x$; it sums to 1 over the patches of the object. Let $\Omega_y$ be the object's patches that the map $Y$ finds. Then
+# The paper argues with *information*. Cut the image into $N$ patches. Let $p_c(x)$ be the probability that a seed of
+# class $c$ lies in patch $x$; it sums to 1 over the patches of the object. Let $\Omega_y$ be the object's patches that
+# the map $Y$ finds. Then
 #
 # $$\mathcal H(Y) = - \sum_{x \in \Omega_y} \log p_c(x), \tag{2}$$
 #
-# and the same for $Y_h$ and $Y_{\bar h}$ (3). The two halves show disjoint patches, so the paper sets $\Omega_h \cap \Omega_{\bar h} =
-# \emptyset$, and states
+# and the same for $Y_h$ and $Y_{\bar h}$ (3). The two halves show disjoint patches, so the paper sets
+# $\Omega_h \cap \Omega_{\bar h} = \emptyset$, and states
 #
 # $$\Omega_h \cup \Omega_{\bar h} = \Omega_y \cup \Omega', \tag{4}$$
 #
@@ -238,10 +248,11 @@ explorer = widgets.explore(
 #
 # $$\mathcal H(Y_h) + \mathcal H(Y_{\bar h}) = \mathcal H(Y) + \mathcal H(\Omega') \;\ge\; \mathcal H(Y), \tag{5}$$
 #
-# with equality in two extreme cases: (1) a patch is as large as the image, and one half *is* the image; (2) patches are so small
-# that both halves look alike, and $\Omega_h = \Omega_{\bar h} = \Omega_y$.
+# with equality in two extreme cases: (1) a patch is as large as the image, and one half *is* the image; (2) patches are
+# so small that both halves look alike, and $\Omega_h = \Omega_{\bar h} = \Omega_y$.
 #
-# Let us take this at its word, with an object of eight equally telling patches. Then each patch found is worth $\log 8$.
+# Let us take this at its word, with an object of eight equally telling patches. Then each patch found is worth
+# $\log 8$.
 
 # %%
 p = dict.fromkeys(range(8), 1 / 8)
@@ -268,27 +279,29 @@ pd.DataFrame.from_dict(rows, orient="index", columns=columns)
 # %% [markdown]
 # Three things do not fit together.
 #
-# - **Extreme case 2 contradicts the proof.** With $\Omega_h = \Omega_{\bar h} = \Omega_y$ the sets are as far from disjoint as can be,
-#   and the sum is $2\,\mathcal H(Y)$, not $\mathcal H(Y)$. A patch that both halves find is counted twice.
-# - **Disjoint *inputs* do not make disjoint *maps*.** A cell of the map sees far beyond its patch. It may light up over a hidden
-#   patch, in both maps.
-# - **Equation 4 is assumed, not shown.** Why should everything that $Y$ finds be found by one of the halves? A reason that needs
-#   two parts at once is gone if they fall into different halves.
+# - **Extreme case 2 contradicts the proof.** With $\Omega_h = \Omega_{\bar h} = \Omega_y$ the sets are as far from
+#   disjoint as can be, and the sum is $2\,\mathcal H(Y)$, not $\mathcal H(Y)$. A patch that both halves find is counted
+#   twice.
+# - **Disjoint *inputs* do not make disjoint *maps*.** A cell of the map sees far beyond its patch. It may light up over
+#   a hidden patch, in both maps.
+# - **Equation 4 is assumed, not shown.** Why should everything that $Y$ finds be found by one of the halves? A reason
+#   that needs two parts at once is gone if they fall into different halves.
 #
-# Besides, $\mathcal H$ grows with *every* patch that is found, and most with the least likely ones. It says nothing of the patches of
-# the background that a union finds as well. So we read the argument as a motivation, and measure.
+# Besides, $\mathcal H$ grows with *every* patch that is found, and most with the least likely ones. It says nothing of
+# the patches of the background that a union finds as well. So we read the argument as a motivation, and measure.
 #
 # ### The experiment
 #
-# Each cell of the map is a patch to find. It is *found* if the map exceeds the threshold there, and it belongs to the *object* if at least
-# half of its pixels do. For each size of the hidden patches we count
+# Each cell of the map is a patch to find. It is *found* if the map exceeds the threshold there, and it belongs to the
+# *object* if at least half of its pixels do. (In the paper, the patches to find are the ones that are hidden. A measure
+# of one size lets us compare sizes.) For each size of the hidden patches we count
 #
-# - **recall**: the share of the object's cells that are found by $Y$, by the *union* of $Y_h$ and $Y_{\bar h}$ (equation 4), and by the
-#   *weighted sum* $\lambda Y_h + \bar\lambda Y_{\bar h}$ (equation 6, what the loss uses);
-# - the **control**: a union marks more cells than one map, so it finds more of anything. Therefore we lower the threshold of $Y$ until it marks
-#   *as many* cells, and compare recall again;
-# - **new** and **lost**: what the union finds and $Y$ does not, and the reverse, in percent of what $Y$ finds; and the cells that
-#   *both* halves find, in percent of the union. Equation 4 needs lost = 0, equation 5 needs both = 0;
+# - **recall**: the share of the object's cells that are found by $Y$, by the *union* of $Y_h$ and $Y_{\bar h}$
+#   (equation 4), and by the *weighted sum* $\lambda Y_h + \bar\lambda Y_{\bar h}$ (equation 6, what the loss uses);
+# - the **control**: a union marks more cells than one map, so it finds more of anything. Therefore we lower the
+#   threshold of $Y$ until it marks *as many* cells, and compare recall again;
+# - **new** and **lost**: what the union finds and $Y$ does not, and the reverse, in percent of what $Y$ finds; and the
+#   cells that *both* halves find, in percent of the union. Equation 4 needs lost = 0, equation 5 needs both = 0;
 # - the **correlation** of the maps with each other, for the extreme cases.
 
 
@@ -356,20 +369,23 @@ for name, control in (("union", "Y, as many"), ("weighted sum", "Y, as many as i
 # %% [markdown]
 # Read it panel by panel.
 #
-# *Left.* The solid lines must be compared with the dashed ones of the same colour. Where dashed is above solid, turning the threshold of plain $Y$ down finds more of the
-# object than the halves do, for as many marked cells. The last lines of the output name the sizes at which the halves are *really* ahead. In the profile `demo` there is none, and the
+# *Left.* The solid lines must be compared with the dashed ones of the same colour. Where dashed is above solid, turning
+# the threshold of plain $Y$ down finds more of the object than the halves do, for as many marked cells. The last lines
+# of the output name the sizes at which the halves are *really* ahead. In the profile `demo` there is none, and the
 # weighted sum even finds less than $Y$ at its own threshold.
 #
-# *Middle.* There are new cells, as the paper says. There are lost ones, too, and cells that both halves find. Neither is a
-# detail: compare their heights with *new*. The smaller the patches, the less is disjoint.
+# *Middle.* There are new cells, as the paper says. There are lost ones, too, and cells that both halves find. Neither
+# is a detail: compare their heights with *new*. The smaller the patches, the less is disjoint.
 #
-# *Right.* The extreme cases. With one patch, nothing is hidden in $I_h$, so $Y_h = Y$: case 1 holds. With the smallest patches, $Y_h$ and
-# $Y_{\bar h}$ are more alike than at any other size, as case 2 says. But are they $Y$, as it also says? Then the other curve would end at 1 on this side, too, and nothing would be lost. An image with every second
+# *Right.* The extreme cases. With one patch, nothing is hidden in $I_h$, so $Y_h = Y$: case 1 holds. With the smallest
+# patches, $Y_h$ and $Y_{\bar h}$ are more alike than at any other size, as case 2 says. But are they $Y$, as it also
+# says? Then the other curve would end at 1 on this side, too, and nothing would be lost. An image with every second
 # pixel grey is nothing that this classifier has ever seen.
 #
-# So the argument fails *for a network that has never seen a half*. This does not mean that the method fails. A network that is trained on halves as well is another matter, and there is a
-# second reading of the idea that needs no proof: halves are hard examples, and asking for the same answer with less evidence is a
-# regularisation. We repeat the experiment after the training.
+# So the argument fails *for a network that has never seen a half*. This does not mean that the method fails. A network
+# that is trained on halves as well is another matter, and there is a second reading of the idea that needs no proof:
+# halves are hard examples, and asking for the same answer with less evidence is a regularisation. We repeat the
+# experiment after the training.
 #
 # ### Both extreme cases, seen
 
@@ -385,23 +401,25 @@ titles = ["$I_h$", r"$I_{\bar h}$", "$Y$", "$Y_h$", r"$Y_{\bar h}$", "weighted s
 viz.show(viz.grid(rows, titles, names, size=1.3), "One image at both extremes, and between them.")
 
 # %% [markdown]
-# The first row holds a trap. $I_{\bar h}$ is empty, and yet the map that belongs to it need not be: it is scaled by its own maximum, so any faint score
-# becomes a 1. (With toy profiles a floor in this scaling, `eps`, keeps the faintest down, so this picture may be black; the released code has no such floor.) A union would take it for a find. The **weights** save us: $\lambda = 1$, $\bar\lambda = 0$. This is what
-# $\lambda$ is for.
+# The first row holds a trap. $I_{\bar h}$ is empty, and yet the map that belongs to it need not be: it is scaled by its
+# own maximum, so any faint score becomes a 1. (With toy profiles a floor in this scaling, `eps`, keeps the faintest
+# down, so this picture may be black; the released code has no such floor.) A union would take it for a find. The
+# **weights** save us: $\lambda = 1$, $\bar\lambda = 0$. This is what $\lambda$ is for.
 #
-# It has a price in the other rows. What only one half finds, with a full 1, stands with about 0.5 in the weighted sum. The sum is not the
-# union that equation 4 speaks of, and a cell must be found by *both* halves to keep its height.
+# It has a price in the other rows. What only one half finds, with a full 1, stands with about 0.5 in the weighted sum.
+# The sum is not the union that equation 4 speaks of, and a cell must be found by *both* halves to keep its height.
 #
 # ## The smaller first step: SEAM
 #
-# Before the losses of CPN, those of the method that it grew from. SEAM asks for less: if the image shrinks, its map should shrink,
-# and nothing else should happen. A classifier is trained to give the same *label* for both sizes (it is *invariant*). Its
-# *map* should follow the image (it should be *equivariant*). No label says so, so SEAM says it with a loss:
+# Before the losses of CPN, those of the method that it grew from. SEAM asks for less: if the image shrinks, its map
+# should shrink, and nothing else should happen. A classifier is trained to give the same *label* for both sizes (it is
+# *invariant*). Its *map* should follow the image (it should be *equivariant*). No label says so, so SEAM says it with a
+# loss:
 #
 # $$L_{ER} = \overline{\big|\, A(Y(I)) - Y(A(I)) \,\big|}$$
 #
-# with $A$ the shrinking (to 0.3 of the size), and the bar a mean over classes and cells. CPN's two halves take the place of $A(I)$; the rest
-# stays.
+# with $A$ the shrinking (to 0.3 of the size), and the bar a mean over classes and cells. CPN's two halves take the
+# place of $A(I)$; the rest stays.
 
 # %% tags=["nbval-ignore-output"]
 own_seam = stages.recipe(runs["SEAM"])
@@ -422,25 +440,29 @@ viz.show(
 )
 
 # %% [markdown]
-# A mean over all classes hides how large the difference is: most classes are absent, and cost nothing. Look at the pictures instead.
+# A mean over all classes hides how large the difference is: most classes are absent, and cost nothing. Look at the
+# pictures instead.
 #
-# Is this not just an augmentation by scaling? No. An augmented image is compared with its *label*, and the label does not know places. Here two maps of one image are compared with
-# *each other*, cell by cell. That is more information than the label has, and it costs no human work; it is *self*-supervision. The danger is the one of notebook 03: two empty maps agree as
-# well. The classification loss of both views stands against that.
+# Is this not just an augmentation by scaling? No. An augmented image is compared with its *label*, and the label does
+# not know places. Here two maps of one image are compared with *each other*, cell by cell. That is more information
+# than the label has, and it costs no human work; it is *self*-supervision. The danger is the one of notebook 03: two
+# empty maps agree as well. The classification loss of both views stands against that.
 #
-# In SEAM both maps of $L_{ER}$ learn. Nobody knows which of the two is better, so they meet half way. In CPN, the argument above says which is better, and so the gradient stops on one side.
+# In SEAM both maps of $L_{ER}$ learn. Nobody knows which of the two is better, so they meet half way. In CPN, the
+# argument above says which is better, and so the gradient stops on one side.
 #
 # ## PCM: what looks alike shares its score
 #
-# Both methods have a second map for each image. The first, $Y$, is the classifier's. The second, $\tilde Y$, is *refined*: each cell asks all others
-# "do you look like me?", and takes the mean of the maps of those that do. This is the **pixel correlation module** (PCM). What a cell looks
-# like is a vector $f$: colour and *early* features, reduced by small convolutions of their own.
+# Both methods have a second map for each image. The first, $Y$, is the classifier's. The second, $\tilde Y$, is
+# *refined*: each cell asks all others "do you look like me?", and takes the mean of the maps of those that do. This is
+# the **pixel correlation module** (PCM). What a cell looks like is a vector $f$: colour and *early* features, reduced
+# by small convolutions of their own.
 #
 # $$a_{ij} = \mathrm{ReLU}\Big(\frac{f_i^\top f_j}{\lVert f_i\rVert\,\lVert f_j\rVert}\Big), \qquad
 #   \tilde y_j = \frac{\sum_i y_i\, a_{ij}}{\sum_i a_{ij}}$$
 #
-# We take a CPN whose backbone and classifier are those of 01, and whose own small convolutions are still **random**. This is enough to
-# see the mechanism: a random projection keeps similar vectors similar.
+# We take a CPN whose backbone and classifier are those of 01, and whose own small convolutions are still **random**.
+# This is enough to see the mechanism: a random projection keeps similar vectors similar.
 
 # %% tags=["nbval-ignore-output"]
 as_read = load(profile, {**overrides, "cpn.prcm": True, "cpn.background": "whole"})
@@ -454,9 +476,9 @@ with torch.no_grad():
 print("stages", [tuple(s.shape[1:]) for s in stage_maps], "| X", tuple(x.shape), "| f", tuple(f.shape))
 
 # %% [markdown]
-# **What is spread.** Not the raw scores, but soft masks made of them: each class divided by its maximum, in each cell only the largest class
-# kept, and in front a background, $1 - \max_k$. No label takes part, so it works for new images, too. And no gradient passes: $\tilde Y$
-# must not teach the network whose map it refines.
+# **What is spread.** Not the raw scores, but soft masks made of them: each class divided by its maximum, in each cell
+# only the largest class kept, and in front a background, $1 - \max_k$. No label takes part, so it works for new images,
+# too. And no gradient passes: $\tilde Y$ must not teach the network whose map it refines.
 
 # %%
 relative = scores.relu() / (scores.relu().amax((2, 3), keepdim=True) + 1e-5)
@@ -466,8 +488,8 @@ torch.testing.assert_close(masks, nn_maps.soft_masks(scores))
 print("soft masks", tuple(masks.shape), "| background first | library agrees")
 
 # %% [markdown]
-# **The affinities.** One number for each pair of cells, so $hw \times hw$ of them: 65,536 for a grid of $16 \times 16$, ten million for the
-# paper's $56 \times 56$. Then the weighted mean.
+# **The affinities.** One number for each pair of cells, so $hw \times hw$ of them: 65,536 for a grid of $16 \times 16$,
+# ten million for the paper's $56 \times 56$. Then the weighted mean.
 
 # %%
 vectors = f.flatten(2)  # (N, C, cells)
@@ -480,8 +502,9 @@ print("affinities", tuple(affinity.shape), "| Y_pcm", tuple(y_pcm.shape), "| lib
 print(inspect.getsource(pcm.pixel_correlation).split('"""')[2].strip("\n"))
 
 # %% [markdown]
-# **What the paper prints** is not this. The denominator of its equation 9 sums over *both* $i$ and $j$, which is one number for the whole image, and
-# equation 10 divides by the square of an L1 norm. What would a map of ones become? A refinement should leave it alone.
+# **What the paper prints** is not this. The denominator of its equation 9 sums over *both* $i$ and $j$, which is one
+# number for the whole image, and equation 10 divides by the square of an L1 norm. What would a map of ones become? A
+# refinement should leave it alone.
 
 # %%
 ones = torch.ones(1, 1, *cell)
@@ -491,8 +514,9 @@ print(f"a map of ones, weights into a cell sum to 1: from {float(kept.min()):.3f
 print(f"the same as printed, one denominator: mean {float(printed.mean()):.5f} = 1 / {printed.numel()} cells")
 
 # %% [markdown]
-# So the kit reads both as in SEAM, whose code the authors of CPN also use. Now the picture. For three cells of an image (the strongest cell of the
-# map, the weakest cell of the object, and the strongest cell of the background) we draw $a_{ij}$ over all $i$: **whom does this cell ask?**
+# So the kit reads both as in SEAM, whose code the authors of CPN also use. Now the picture. For three cells of an image
+# (the strongest cell of the map, the weakest cell of the object, and the strongest cell of the background) we draw
+# $a_{ij}$ over all $i$: **whom does this cell ask?**
 
 
 # %% tags=["nbval-ignore-output"]
@@ -534,9 +558,10 @@ viz.show(
 )
 
 # %% [markdown]
-# Choose the cell yourself. Ask one on the object, then its neighbour just outside: does the picture change? Affinities that are bright nearly
-# everywhere mean that a cell asks everybody, and its refined value is nearly the mean of the map. This is the danger of PCM: it smooths, and
-# subtracting the minimum afterwards, as both methods do before they give out $\tilde Y$, turns small differences into large ones.
+# Choose the cell yourself. Ask one on the object, then its neighbour just outside: does the picture change? Affinities
+# that are bright nearly everywhere mean that a cell asks everybody, and its refined value is nearly the mean of the
+# map. This is the danger of PCM: it smooths, and subtracting the minimum afterwards, as both methods do before they
+# give out $\tilde Y$, turns small differences into large ones.
 
 
 # %% tags=["nbval-ignore-output"]
@@ -555,18 +580,21 @@ explorer = widgets.explore(
 # %% [markdown]
 # ## PRCM: how much does a cell look like each class?
 #
-# CPN adds a second refinement, the **pixel-region correlation module** (PRCM), after the object-contextual representations (OCR) of
-# Yuan et al. The soft masks are taken for regions. Each region gets a mean feature; each cell is compared with these means:
+# CPN adds a second refinement, the **pixel-region correlation module** (PRCM), after the object-contextual
+# representations (OCR) of Yuan et al. The soft masks are taken for regions. Each region gets a mean feature; each cell
+# is compared with these means:
 #
 # $$Z = \mathrm{softmax}_p(Y)\, X^\top, \qquad P_R = \phi(Z)\, g(X) \tag{11}$$
 # $$Y_{prcm} = Y \odot \mathrm{softmax}(P_R), \qquad \tilde Y = Y_{pcm} + Y_{prcm} \tag{12}$$
 #
-# - $Z$ has one row a class: a weighted mean of the features $X$ over all cells, heaviest where the class is strong. (A soft-max of
-#   numbers in $[0, 1]$ is rather flat: the strongest cell weighs only $e = 2.7$ times as much as a cell with 0.)
-# - $\phi$ and $g$ bring both to one space. In the released code both end in a ReLU, and $P_R$ is divided by $\sqrt{21}$, the square root of the number of
-#   *channels of the map*. Attention is usually divided by the root of the *feature's* size. Neither is in the paper.
-# - **Along which axis is the last soft-max?** The paper does not say. OCR takes it over the classes: each cell divides its attention
-#   among the regions. The released code takes it over the *cells*.
+# - $Z$ has one row a class: a weighted mean of the features $X$ over all cells, heaviest where the class is strong. (A
+#   soft-max of numbers in $[0, 1]$ is rather flat: the strongest cell weighs only $e = 2.7$ times as much as a cell
+#   with 0.)
+# - $\phi$ and $g$ bring both to one space. In the released code both end in a ReLU, and $P_R$ is divided by
+#   $\sqrt{21}$, the square root of the number of *channels of the map*. Attention is usually divided by the root of the
+#   *feature's* size. Neither is in the paper.
+# - **Along which axis is the last soft-max?** The paper does not say. OCR takes it over the classes: each cell divides
+#   its attention among the regions. The released code takes it over the *cells*.
 
 # %%
 means = masks.flatten(2).softmax(2) @ x.flatten(2).mT  # Z (N, 1 + K, C1)
@@ -596,16 +624,18 @@ viz.show(
 )
 
 # %% [markdown]
-# Look at the printed lines for what the pictures, each scaled to its own maximum, hide. Over classes, each cell has a weight of 1 to give away, and a class gets $1/(1+K)$ of it on average. Over
-# cells, each *class* has a weight of 1 for the whole grid, so a cell gets $1/hw$ on average: 0.004 here, 0.0003 on the paper's $56 \times 56$ cells, where $Y_{prcm}$ is a thousand times
-# smaller than the map. It is then as good as absent from the sum $\tilde Y$, unless the relation is so sharp that a few cells take all. The paper credits PRCM with 0.85 points. This kit
-# takes the soft-max over classes, and `cpn.softmax_axis = "space"` brings back the other.
+# Look at the printed lines for what the pictures, each scaled to its own maximum, hide. Over classes, each cell has a
+# weight of 1 to give away, and a class gets $1/(1+K)$ of it on average. Over cells, each *class* has a weight of 1 for
+# the whole grid, so a cell gets $1/hw$ on average: 0.004 here, 0.0003 on the paper's $56 \times 56$ cells, where
+# $Y_{prcm}$ is a thousand times smaller than the map. It is then as good as absent from the sum $\tilde Y$, unless the
+# relation is so sharp that a few cells take all. The paper credits PRCM with 0.85 points. This kit takes the soft-max
+# over classes, and `cpn.softmax_axis = "space"` brings back the other.
 #
 # ## The losses, by hand
 #
-# All three images go through the network as one batch. Each gives $Y$ (from the scores) and $\tilde Y$ (after PCM and PRCM). All
-# are scaled by min-max, as above, and multiplied by the label; the background of $\tilde Y$ is in every image. (The paper's text after equation 16 divides by the maximum only.
-# Its code subtracts the minimum, too.)
+# All three images go through the network as one batch. Each gives $Y$ (from the scores) and $\tilde Y$ (after PCM and
+# PRCM). All are scaled by min-max, as above, and multiplied by the label; the background of $\tilde Y$ is in every
+# image. (The paper's text after equation 16 divides by the maximum only. Its code subtracts the minimum, too.)
 
 # %% tags=["nbval-ignore-output"]
 with torch.no_grad():
@@ -616,15 +646,15 @@ refined = nn_maps.min_max(refined, F.pad(label_3, (1, 0), value=1)).chunk(3)
 print("three times Y", tuple(raw[0].shape), "and three times Y~", tuple(refined[0].shape))
 
 # %% [markdown]
-# **Classification**, equation 13: the label is the same for all three, and the loss is their mean. This alone is already an augmentation, the
-# *Hide-and-Seek* of Singh and Lee (2017). Keep it in mind as a baseline.
+# **Classification**, equation 13: the label is the same for all three, and the loss is their mean. This alone is
+# already an augmentation, the *Hide-and-Seek* of Singh and Lee (2017). Keep it in mind as a baseline.
 #
 # **TCP**, equation 14: the weighted sum of the halves' maps should equal the map of the image.
 #
 # $$L_{tcp} = \overline{\big|\mathrm{sg}[\lambda Y_h + \bar\lambda Y_{\bar h}] - Y_o\big|} + \overline{\big|\lambda\tilde Y_h + \bar\lambda\tilde Y_{\bar h} - \tilde Y_o\big|}$$
 #
-# The stop-gradient $\mathrm{sg}$ says who teaches whom: the sum is thought to be better, so it is the teacher. The paper states this
-# for the halves without saying where; the released code has it in the first term only.
+# The stop-gradient $\mathrm{sg}$ says who teaches whom: the sum is thought to be better, so it is the teacher. The
+# paper states this for the halves without saying where; the released code has it in the first term only.
 
 
 # %% tags=["nbval-ignore-output"]
@@ -640,15 +670,16 @@ l_cls = F.multilabel_soft_margin_loss(scores.mean((2, 3)), label_3)
 print("classify", round(float(l_cls), 4), "| tcp", [round(float(t), 4) for t in triplet_terms(raw, refined)])
 
 # %% [markdown]
-# **CPCR**, equation 15. Refined maps that have to agree only with each other have an easy way out: call everything background. So they need a tie to
-# the maps that know classes. What $I$ shows and $I_h$ does not should be found in $I_{\bar h}$:
+# **CPCR**, equation 15. Refined maps that have to agree only with each other have an easy way out: call everything
+# background. So they need a tie to the maps that know classes. What $I$ shows and $I_h$ does not should be found in
+# $I_{\bar h}$:
 #
 # $$L_{cpcr} = \mathrm{top}_{20\%}\big|\mathrm{oh}(\mathrm{sg}[Y_o - \lambda Y_h]) - \bar\lambda \tilde Y_{\bar h}\big| + \mathrm{top}_{20\%}\big|\mathrm{oh}(\mathrm{sg}[Y_o - \bar\lambda Y_{\bar h}]) - \lambda\tilde Y_h\big|$$
 #
-# The halves are *crossed*. To teach $\tilde Y_h$ by $Y_h$ directly "leads to a further degradation", says the paper. $\mathrm{oh}$ keeps
-# the largest class of a cell, $\mathrm{top}_{20\%}$ the largest fifth of an image's errors (online hard example mining, OHEM), and neither $\mathrm{oh}$ nor
-# $\mathrm{sg}$ is in the paper. Nor is the background of a *difference* of maps. The kit's default: take the positive part $D$ of the
-# difference, and $1 - \max_k D_k$.
+# The halves are *crossed*. To teach $\tilde Y_h$ by $Y_h$ directly "leads to a further degradation", says the paper.
+# $\mathrm{oh}$ keeps the largest class of a cell, $\mathrm{top}_{20\%}$ the largest fifth of an image's errors (online
+# hard example mining, OHEM), and neither $\mathrm{oh}$ nor $\mathrm{sg}$ is in the paper. Nor is the background of a
+# *difference* of maps. The kit's default: take the positive part $D$ of the difference, and $1 - \max_k D_k$.
 
 
 # %% tags=["nbval-ignore-output"]
@@ -692,9 +723,11 @@ print("\nall three terms agree:", {name: round(float(value), 4) for name, value 
 #
 # $$L_{ECR} = \mathrm{top}_{20\%}\big|\mathrm{oh}(\mathrm{sg}[Y(A(I))]) - A(\tilde Y(I))\big| + \mathrm{top}_{20\%}\big|\mathrm{oh}(\mathrm{sg}[A(Y(I))]) - \tilde Y(A(I))\big|$$
 #
-# The map of one view teaches the refined map of the *other* view: crossed again. The background is no problem there, since nothing is subtracted. And one term stands in the code only, in that of
-# both methods: $L_{rvmin}$, the mean of the refined map over its lowest quarter, which says that part of every image is background. The kit has it
-# in SEAM, and leaves it out of CPN, as the paper does. Maps are compared on the grid of the smaller view. Again by hand, and against the library, with the classifier of 01 put into SEAM:
+# The map of one view teaches the refined map of the *other* view: crossed again. The background is no problem there,
+# since nothing is subtracted. And one term stands in the code only, in that of both methods: $L_{rvmin}$, the mean of
+# the refined map over its lowest quarter, which says that part of every image is background. The kit has it in SEAM,
+# and leaves it out of CPN, as the paper does. Maps are compared on the grid of the smaller view. Again by hand, and
+# against the library, with the classifier of 01 put into SEAM:
 
 # %% tags=["nbval-ignore-output"]
 method_seam = stages.build_method(runs["SEAM"]).cpu().eval()
@@ -714,14 +747,16 @@ for name, value in by_hand.items():
 print("SEAM's terms:", {name: round(float(value), 4) for name, value in terms.items()})
 
 # %% [markdown]
-# The two trainings differ less than their names suggest. Both show the network a second opinion of each image that keeps the label and changes the evidence: smaller, or half hidden. Both let the plain maps
-# agree with each other, and tie the refined maps crosswise to the plain ones.
+# The two trainings differ less than their names suggest. Both show the network a second opinion of each image that
+# keeps the label and changes the evidence: smaller, or half hidden. Both let the plain maps agree with each other, and
+# tie the refined maps crosswise to the plain ones.
 #
 # ## Which term teaches what?
 #
-# Do not guess: ask for gradients. A row is a term, and in it stand the norms of its gradient: first with respect to the *weights* of the four parts of the
-# network (`features` are the small convolutions that make $X$ and $f$, `phi` is PRCM's), then with respect to the six *maps*. A
-# 0 is exact. There a term does nothing, however large it is. (Sizes within a row can be compared with caution, since parts have different numbers of weights. The zeros are the point.)
+# Do not guess: ask for gradients. A row is a term, and in it stand the norms of its gradient: first with respect to the
+# *weights* of the four parts of the network (`features` are the small convolutions that make $X$ and $f$, `phi` is
+# PRCM's), then with respect to the six *maps*. A 0 is exact. There a term does nothing, however large it is. (Sizes
+# within a row can be compared with caution, since parts have different numbers of weights. The zeros are the point.)
 
 # %% tags=["nbval-ignore-output"]
 few = slice(0, 16)  # images; all would only take longer
@@ -759,14 +794,17 @@ pd.DataFrame(table).T.map(lambda v: "0" if v == 0 else f"{v:.0e}")
 # %% [markdown]
 # Three things to read off.
 #
-# - **The backbone hears two voices only:** the classification of all three images, and the first term of TCP. In that, only $Y_o$ moves.
-# - **CPCR never reaches the backbone.** It teaches the small convolutions (`features`, `phi`) how to compare cells, by way of the refined maps of
-#   the halves, and nothing else. In the paper's Table 2 it is the term with the largest gain: the gain is one of the *refinement*.
-# - **$\tilde Y_o$, the map that is used in the end, learns directly from the second term of TCP alone,** and from the other
-#   terms because the weights are shared.
+# - **The backbone hears two voices only:** the classification of all three images, and the first term of TCP. In that,
+#   only $Y_o$ moves.
+# - **CPCR never reaches the backbone.** It teaches the small convolutions (`features`, `phi`) how to compare cells, by
+#   way of the refined maps of the halves, and nothing else. In the paper's Table 2 it is the term with the largest
+#   gain: the gain is one of the *refinement*.
+# - **$\tilde Y_o$, the map that is used in the end, learns directly from the second term of TCP alone,** and from the
+#   other terms because the weights are shared.
 #
-# This separation is on purpose ("to avoid the mutual interference", writes the paper). It makes the failure modes easy to tell apart: a bad $Y$ has
-# to do with the classification or the first term; a bad $\tilde Y$ under a good $Y$ with the rest.
+# This separation is on purpose ("to avoid the mutual interference", writes the paper). It makes the failure modes easy
+# to tell apart: a bad $Y$ has to do with the classification or the first term; a bad $\tilde Y$ under a good $Y$ with
+# the rest.
 #
 # ## Details that decide
 #
@@ -774,8 +812,9 @@ pd.DataFrame(table).T.map(lambda v: "0" if v == 0 else f"{v:.0e}")
 #
 # ### Half is 39 %, and a patch may be the image
 #
-# To hide half of the super-pixels, the code draws $n/2$ labels **with replacement**: some come twice. It expects to hide a share of
-# $1 - e^{-1/2} = 39\,\%$. And for squares it draws their side from $\{224, 448\}$, for a crop of 448 pixels, and decides for each square by a coin. The paper found this to be one of the two *worst* sets.
+# To hide half of the super-pixels, the code draws $n/2$ labels **with replacement**: some come twice. It expects to
+# hide a share of $1 - e^{-1/2} = 39\,\%$. And for squares it draws their side from $\{224, 448\}$, for a crop of 448
+# pixels, and decides for each square by a coin. The paper found this to be one of the two *worst* sets.
 
 # %%
 draws, n = np.random.default_rng(0), 200
@@ -789,22 +828,25 @@ for s in (224, 112):
     print(f"this kit, squares of {s}: visible {shares.min():.2f} to {shares.max():.2f}")
 
 # %% [markdown]
-# This kit hides *exactly* the share that is asked for, without replacement. (With coins, the number of hidden patches varies from image to image, which may be
-# wanted. It is what $\lambda$ is for.)
+# This kit hides *exactly* the share that is asked for, without replacement. (With coins, the number of hidden patches
+# varies from image to image, which may be wanted. It is what $\lambda$ is for.)
 #
 # ### Patches or pixels?
 #
-# The paper defines $\lambda = 1 - N_h / N$ by *counting patches*, and calls it the share of uncovered *pixels*. For squares the two are the same. Super-pixels are not of equal size: turn
-# the first widget to super-pixels, keep $p_h$ at 0.5, and watch $\lambda$ while you draw again. Were it counted by patches, it would stand still.
+# The paper defines $\lambda = 1 - N_h / N$ by *counting patches*, and calls it the share of uncovered *pixels*. For
+# squares the two are the same. Super-pixels are not of equal size: turn the first widget to super-pixels, keep $p_h$ at
+# 0.5, and watch $\lambda$ while you draw again. Were it counted by patches, it would stand still.
 #
-# The code takes pixels for super-pixels, and patches for squares. This kit takes pixels for both. A detail that goes with it: the code makes super-pixels of the *padded* crop, so
-# the grey border is cut into patches, hidden and counted, though there is nothing to hide. Here it belongs to no patch. (The code also makes them anew for each image and epoch, with a loop over pixels: 1.45
-# seconds an image, says the paper. Here they are made once an image, and kept.)
+# The code takes pixels for super-pixels, and patches for squares. This kit takes pixels for both. A detail that goes
+# with it: the code makes super-pixels of the *padded* crop, so the grey border is cut into patches, hidden and counted,
+# though there is nothing to hide. Here it belongs to no patch. (The code also makes them anew for each image and epoch,
+# with a loop over pixels: 1.45 seconds an image, says the paper. Here they are made once an image, and kept.)
 #
 # ### The background of a difference
 #
-# What is the background of $Y_o - \lambda Y_h$? Take the simplest cell there is: all three maps agree that it is background. What does CPCR charge for it? It depends on
-# two choices, and the paper makes neither: channel 0 of the *target*, and channel 0 of the *student* $\bar\lambda\tilde Y_{\bar h}$.
+# What is the background of $Y_o - \lambda Y_h$? Take the simplest cell there is: all three maps agree that it is
+# background. What does CPCR charge for it? It depends on two choices, and the paper makes neither: channel 0 of the
+# *target*, and channel 0 of the *student* $\bar\lambda\tilde Y_{\bar h}$.
 
 # %% tags=["nbval-ignore-output"]
 nothing, half = torch.zeros(1, n_classes, 1, 1), torch.tensor([0.5])
@@ -826,18 +868,22 @@ viz.show(
 )
 
 # %% [markdown]
-# Two readings are free of charge: `whole` with a student whose background is made anew, and `weighted` with a student that carries its weight along. The
-# kit's default is `whole` with a weighted student. The target of such a cell is 1, the student stops at $\bar\lambda$, and a constant remains that pushes towards background.
+# Two readings are free of charge: `whole` with a student whose background is made anew, and `weighted` with a student
+# that carries its weight along. The kit's default is `whole` with a weighted student. The target of such a cell is 1,
+# the student stops at $\bar\lambda$, and a constant remains that pushes towards background.
 #
-# The released code computes the difference of two backgrounds, $\max_k \lambda Y_{h,k} - \max_k Y_{o,k}$. That is below zero wherever the image has something, and zero where nothing is. Its student is made anew, so
-# for the cell that everybody calls background the term pays the full price of 1. As a target, this says **no background anywhere**, most of all where there is nothing else. (The term $L_{rvmin}$ works against it.)
-# Whether it matters is a question for a table, further below.
+# The released code computes the difference of two backgrounds, $\max_k \lambda Y_{h,k} - \max_k Y_{o,k}$. That is below
+# zero wherever the image has something, and zero where nothing is. Its student is made anew, so for the cell that
+# everybody calls background the term pays the full price of 1. As a target, this says **no background anywhere**, most
+# of all where there is nothing else. (The term $L_{rvmin}$ works against it.) Whether it matters is a question for a
+# table, further below.
 #
 # ### Does the hard fifth select anything?
 #
-# OHEM should train on the *hard* cells. But the fifth is taken over all channels and cells of an image, and channels of absent classes are zero in target and
-# student alike: their error is exactly 0. On VOC there are 21 channels. An image of one class has errors in 2 of them, so in 9.5 % of the entries. The largest 20 %
-# contain **all** of these, hard and easy.
+# OHEM should train on the *hard* cells. But the fifth is taken over all channels and cells of an image, and channels of
+# absent classes are zero in target and student alike: their error is exactly 0. On VOC there are 21 channels. An image
+# of one class has errors in 2 of them, so in 9.5 % of the entries. The largest 20 % contain **all** of these, hard and
+# easy.
 
 # %%
 torch.manual_seed(0)
@@ -855,9 +901,10 @@ for n_labels in range(1, 5):
 pd.DataFrame(rows).T.round(1).rename_axis("classes in the image")
 
 # %% [markdown]
-# For up to three classes, so for 98 % of VOC's images, the term uses *every* error there is, and is **five times the plain mean**. There OHEM selects nothing, it is a louder
-# weight. The paper's Table 2 credits it with 0.9 points; a row with weight 5 and no OHEM would have been the control. (SEAM has the same line.) With six classes
-# the fifth does select, so on toy scenes the two can be told apart: a row of the recorded table.
+# For up to three classes, so for 98 % of VOC's images, the term uses *every* error there is, and is **five times the
+# plain mean**. There OHEM selects nothing, it is a louder weight. The paper's Table 2 credits it with 0.9 points; a row
+# with weight 5 and no OHEM would have been the control. (SEAM has the same line.) With six classes the fifth does
+# select, so on toy scenes the two can be told apart: a row of the recorded table.
 #
 # ### The list
 #
@@ -880,8 +927,8 @@ pd.DataFrame(rows).T.round(1).rename_axis("classes in the image")
 #
 # ## Train, or load
 #
-# The stage `classifier` of both runs. SEAM sees each image twice, once small; CPN three times, so its profile has fewer epochs: 9 in `demo`, 27 passes an image, where 01 had 18. Remember
-# it when we compare.
+# The stage `classifier` of both runs. SEAM sees each image twice, once small; CPN three times, so its profile has fewer
+# epochs: 9 in `demo`, 27 passes an image, where 01 had 18. Remember it when we compare.
 
 # %% tags=["nbval-ignore-output"]
 trained = {name: stages.train_classifier(each) for name, each in runs.items()}
@@ -900,14 +947,15 @@ for name, terms in {"SEAM": ["classify", "rvmin", "er", "ecr"], "CPN": ["classif
 pd.DataFrame.from_dict(rows, "index", columns=["steps", "passes of an image", "mAP on val (%)"]).round(1)
 
 # %% [markdown]
-# A term that starts near zero is not satisfied, it is *empty*. As long as no class has a positive score anywhere, all maps are 0 and agree. With the first maps
-# come the first differences, and `er` or `tcp` rises while the classification falls. (See notebook 03 on what a consistency term can be satisfied by.)
+# A term that starts near zero is not satisfied, it is *empty*. As long as no class has a positive score anywhere, all
+# maps are 0 and agree. With the first maps come the first differences, and `er` or `tcp` rises while the classification
+# falls. (See notebook 03 on what a consistency term can be satisfied by.)
 #
 # ### The experiment again
 #
-# Does the network that was trained on halves behave as the paper assumes? First the quantities that the losses ask for: the *gap*
-# between the weighted sum and $Y$, over the cells of the classes that are there, and the difference between the shrunk map and the
-# map of the shrunk image. Then what is found, with the patch size that was trained with.
+# Does the network that was trained on halves behave as the paper assumes? First the quantities that the losses ask for:
+# the *gap* between the weighted sum and $Y$, over the cells of the classes that are there, and the difference between
+# the shrunk map and the map of the shrunk image. Then what is found, with the patch size that was trained with.
 
 # %% tags=["nbval-ignore-output"]
 models = {name: stages.load_classifier(each).cpu() for name, each in runs.items()}
@@ -921,9 +969,10 @@ table = pd.DataFrame.from_dict(rows, "index", columns=["gap to the sum", "not eq
 table.round({name: 3 if name in ("gap to the sum", "not equivariant") else 2 if "~" in name else 0 for name in table})
 
 # %% [markdown]
-# Each row is one network, and its own threshold question: a network whose maps are wider finds more of everything. So compare *union* with *Y, as many*
-# within a row. Look at *lost* and *both* in the row of CPN, too: equation 4 wants the first at 0, and the training pushes the second up, since it asks $Y_h$ and
-# $Y_{\bar h}$ to say the same as $Y$, and so the same as each other. The better the loss is satisfied, the less there is left to gain from halves.
+# Each row is one network, and its own threshold question: a network whose maps are wider finds more of everything. So
+# compare *union* with *Y, as many* within a row. Look at *lost* and *both* in the row of CPN, too: equation 4 wants the
+# first at 0, and the training pushes the second up, since it asks $Y_h$ and $Y_{\bar h}$ to say the same as $Y$, and so
+# the same as each other. The better the loss is satisfied, the less there is left to gain from halves.
 #
 # ### What have the pixel features learnt?
 #
@@ -942,8 +991,8 @@ viz.show(
 )
 
 # %% [markdown]
-# Sharper is not always better. A cell that asks nobody but itself keeps its value, and PCM does nothing. One that asks the whole object, and only the object, is what the modules hope for. Nobody told
-# them what an object is.
+# Sharper is not always better. A cell that asks nobody but itself keeps its value, and PCM does nothing. One that asks
+# the whole object, and only the object, is what the modules hope for. Nobody told them what an object is.
 #
 # ## Maps of all training images
 
@@ -974,9 +1023,9 @@ def kind(image_id):
 # %% [markdown]
 # ## Look: failures beside successes
 #
-# Groups as in notebook 02: images of one object that **agree** with the context bias, that **disagree**, and images of **several
-# classes** (photographs: one class, or several). In each group the image where CPN gained most over 01, in points of IoU of the seed, and the one where it lost most. At most 400
-# images take part.
+# Groups as in notebook 02: images of one object that **agree** with the context bias, that **disagree**, and images of
+# **several classes** (photographs: one class, or several). In each group the image where CPN gained most over 01, in
+# points of IoU of the seed, and the one where it lost most. At most 400 images take part.
 
 # %% tags=["nbval-ignore-output"]
 looked = pd.DataFrame({"id": seed_ids[:400]})
@@ -1002,22 +1051,26 @@ viz.show(
 )
 
 # %% [markdown]
-# Ask three things. Has the map grown from the telling part over the object, as the paper's Figure 5 shows? Or over the *context* that looks like it (same colours, so high
-# affinities)? And with several classes: has it grown into the other object? PCM knows cells that look alike. It does not know where one object ends. The paper itself reports that small
+# Ask three things. Has the map grown from the telling part over the object, as the paper's Figure 5 shows? Or over the
+# *context* that looks like it (same colours, so high affinities)? And with several classes: has it grown into the other
+# object? PCM knows cells that look alike. It does not know where one object ends. The paper itself reports that small
 # objects come out too large.
 #
 # ## Measure
 #
-# This run's scores, in percent, but for the steps and the best threshold. `best` was chosen with true masks. **This is one seed, and the costs differ** (see the passes above): it shows what these three runs did,
-# not what the methods bring.
+# This run's scores, in percent, but for the steps and the best threshold. `best` was chosen with true masks. **This is
+# one seed, and the costs differ** (see the passes above): it shows what these three runs did, not what the methods
+# bring.
 
 # %% tags=["nbval-ignore-output"]
 table = pd.DataFrame({name: results.seed_scores(each) for name, each in runs.items()})
 table.drop("seconds").round(2)
 
 # %% [markdown]
-# By groups, and where the data know contexts, where the **energy** of the maps lies. CPN promises *more of the object*. This should show as energy on the object, and in the images whose telling part is small. It
-# was not made against context: whoever hides patches hides context and object alike. If the energy moves to the context, the map has grown in the wrong direction.
+# By groups, and where the data know contexts, where the **energy** of the maps lies. CPN promises *more of the object*.
+# This should show as energy on the object, and in the images whose telling part is small. It was not made against
+# context: whoever hides patches hides context and object alike. If the energy moves to the context, the map has grown
+# in the wrong direction.
 
 # %% tags=["nbval-ignore-output"]
 measured = {name: stage.metrics["seed"] for name, stage in cams.items()}
@@ -1040,15 +1093,19 @@ viz.show(
 # %% [markdown]
 # ## The papers' tables, on toy scenes
 #
-# From here on everything was **recorded**, not computed now: toy scenes, profile `demo`, several seeds a row, with the command in the first line
-# of each file in `results/`. Paper and kit stand in **columns of their own**: another data set, another network. What can be compared is the order of the rows, and whether a gain is more than the
-# luck of the seeds. A gain is paired, seed by seed, with its 95 % interval (notebook 09). Scores are seed mIoU in percent at the best threshold, as in the paper.
+# From here on everything was **recorded**, not computed now: toy scenes, profile `demo`, several seeds a row, with the
+# command in the first line of each file in `results/`. Paper and kit stand in **columns of their own**: another data
+# set, another network. What can be compared is the order of the rows, and whether a gain is more than the luck of the
+# seeds. A gain is paired, seed by seed, with its 95 % interval (notebook 09). Scores are seed mIoU in percent at the
+# best threshold, as in the paper.
 #
 # ### Table 2: the components
 #
-# What is a fair baseline? The paper's is CAM with the original image alone: a third of the cost of a step. So there are two here, with as many *steps*, and with as many
-# *images through the network*. A third row hides patches and classifies all three images, and has no other term: what do the *losses* bring beyond hiding? (Its map is refined by PCM with random features.)
-# "OHEM" is the last of three rows: the plain mean, the plain mean times five, and the hardest fifth.
+# What is a fair baseline? The paper's is CAM with the original image alone: a third of the cost of a step. So there are
+# two here, with as many *steps*, and with as many *images through the network*. A third row hides patches and
+# classifies all three images, and has no other term: what do the *losses* bring beyond hiding? (Its map is refined by
+# PCM with random features.) "OHEM" is the last of three rows: the plain mean, the plain mean times five, and the
+# hardest fifth.
 
 
 # %%
@@ -1098,13 +1155,16 @@ results.compared(
 )
 
 # %% [markdown]
-# The first seven lines walk up the table, each against the line before it (OHEM against the plain mean); the last table shows *where* a gain lies.
+# The first seven lines walk up the table, each against the line before it (OHEM against the plain mean); the last table
+# shows *where* a gain lies.
 #
-# Look for two things. *Halves, classified* against *CAM, same cost*: what does hiding bring by itself? And *with OHEM* against *cpcr times 5*: does the choice of hard cells matter, or the volume?
+# Look for two things. *Halves, classified* against *CAM, same cost*: what does hiding bring by itself? And *with OHEM*
+# against *cpcr times 5*: does the choice of hard cells matter, or the volume?
 #
 # ### Table 1: scales at test time
 #
-# Each method at one scale, and with all four. The paper's observation: CPN leads at every scale but 0.5, where SEAM does, which was trained on small copies. SEAM* is SEAM with PRCM.
+# Each method at one scale, and with all four. The paper's observation: CPN leads at every scale but 0.5, where SEAM
+# does, which was trained on small copies. SEAM* is SEAM with PRCM.
 
 # %%
 recorded = results.read("cpn_table1")
@@ -1119,8 +1179,8 @@ tell("cpn_table1", "CAM all", "CAM 1.0")
 pd.concat({"paper (VOC, ResNet-38)": of_paper, "here (toy scenes)": here.loc[list(in_paper)].round(1)}, axis=1)
 
 # %% [markdown]
-# For the paper's baseline, four scales together (47.84) are *worse* than the scale 1.5 alone (49.51). For SEAM and CPN they are better. The lines above the table say whether it
-# is so here.
+# For the paper's baseline, four scales together (47.84) are *worse* than the scale 1.5 alone (49.51). For SEAM and CPN
+# they are better. The lines above the table say whether it is so here.
 #
 # ### Table 4: how much is hidden
 #
@@ -1134,8 +1194,9 @@ beside_paper("cpn_table4", "p_h 0.5", ids)
 # %% [markdown]
 # ### Figures 6 and 7: the size of the patches
 #
-# The paper prints five of the points and draws the others. Its sizes are those of a crop of 448 pixels; ours are given as a share of the side, so that the two can be put side by side. A super-pixel's side is
-# that of a square with its mean area.
+# The paper prints five of the points and draws the others. Its sizes are those of a crop of 448 pixels; ours are given
+# as a share of the side, so that the two can be put side by side. A super-pixel's side is that of a square with its
+# mean area.
 
 # %%
 recorded = results.read("cpn_patches")
@@ -1162,8 +1223,9 @@ viz.show(
 results.compared(recorded, "grid 8 16", {SCORE: "here (toy scenes)"})
 
 # %% [markdown]
-# The paper takes its two low ends for a confirmation of the two extreme cases. A peak in the middle is also what one expects of any augmentation that can be too weak or too strong. And mind the size of the effect: from the
-# worst to the best point are 1.6 points in the paper, without a spread over seeds.
+# The paper takes its two low ends for a confirmation of the two extreme cases. A peak in the middle is also what one
+# expects of any augmentation that can be too weak or too strong. And mind the size of the effect: from the worst to the
+# best point are 1.6 points in the paper, without a spread over seeds.
 #
 # ### Other readings
 #
@@ -1179,7 +1241,8 @@ results.compared(
 # %% [markdown]
 # ### Photographs
 #
-# A small set of photographs in VOC layout, profile `laptop`: a network with ImageNet weights, and objects whose parts are worth finding. Toy objects have one colour and one telling part, so spreading by colour is easy there and tells
+# A small set of photographs in VOC layout, profile `laptop`: a network with ImageNet weights, and objects whose parts
+# are worth finding. Toy objects have one colour and one telling part, so spreading by colour is easy there and tells
 # little.
 
 # %%
@@ -1193,15 +1256,17 @@ wanted = {
 results.compared(results.read("cpn_photographs"), "CAM, same cost", wanted)
 
 # %% [markdown]
-# The row *CAM* has the training of notebook 01, *CAM, same cost* as many images through the network as CPN. The four rows share seeds, images and the number of epochs of their profile; the ImageNet
-# weights are the same. Mind that SEAM and CPN were made for a deeper network with an output stride of 8, whose maps are finer than these.
+# The row *CAM* has the training of notebook 01, *CAM, same cost* as many images through the network as CPN. The four
+# rows share seeds, images and the number of epochs of their profile; the ImageNet weights are the same. Mind that SEAM
+# and CPN were made for a deeper network with an output stride of 8, whose maps are finer than these.
 #
-# Compare the two thresholds. Refined maps are flatter or sharper than CAM's, and a threshold that was set for the one need not suit the other. At the *best* threshold of each, which uses true masks, this
-# is taken out.
+# Compare the two thresholds. Refined maps are flatter or sharper than CAM's, and a threshold that was set for the one
+# need not suit the other. At the *best* threshold of each, which uses true masks, this is taken out.
 #
 # ### Paper · here
 #
-# The paper's main results on the training images of VOC 2012, and this run on *its* data, at the best of a sweep, as in the paper.
+# The paper's main results on the training images of VOC 2012, and this run on *its* data, at the best of a sweep, as in
+# the paper.
 
 # %% tags=["nbval-ignore-output"]
 main = {"CAM": "cam-baseline", "SEAM": "seam-baseline", "CPN": "cam-cpn"}
@@ -1213,16 +1278,21 @@ pd.DataFrame({
 })  # fmt: skip
 
 # %% [markdown]
-# On VOC the seed's lead over SEAM, 2.0 points, becomes 3.3 points of segmentation on val (67.8 and 64.5), with a dense CRF and its own network for pseudo masks on the way. The baseline's 47.84 has had classification of the
-# original image only.
+# On VOC the seed's lead over SEAM, 2.0 points, becomes 3.3 points of segmentation on val (67.8 and 64.5), with a dense
+# CRF and its own network for pseudo masks on the way. The baseline's 47.84 has had classification of the original image
+# only.
 #
 # ## Exercises
 #
-# 1. **A fair union.** In the experiment, $Y$ was compared with the union of *two* maps. Give $Y$ a second chance, too: the union of $Y(I)$ and $Y$ of the *mirrored* image, mirrored back. Does it find as
-#    much as the halves, with as many cells?
-# 2. **Who needs the weights?** Replace $\lambda$ by 0.5 in the weighted sum while $p_h$ is 0.1. Compute the gap to $Y$ with the right weights and with 0.5, over ten draws. Which half is to blame?
-# 3. **A better question for PCM.** Take only the colours (`x[:, :3]`) in place of `f`, then only the rest. Which affinities follow the object? Subtract the mean over the cells from the vectors first, and look again.
-# 4. **Super-pixels.** Run the lesson with `overrides = {"cpn.patches": "superpixel"}`. Before you do: what does hiding a whole super-pixel take away that a square of the same size does not?
+# 1. **A fair union.** In the experiment, $Y$ was compared with the union of *two* maps. Give $Y$ a second chance, too:
+#    the union of $Y(I)$ and $Y$ of the *mirrored* image, mirrored back. Does it find as much as the halves, with as
+#    many cells?
+# 2. **Who needs the weights?** Replace $\lambda$ by 0.5 in the weighted sum while $p_h$ is 0.1. Compute the gap to $Y$
+#    with the right weights and with 0.5, over ten draws. Which half is to blame?
+# 3. **A better question for PCM.** Take only the colours (`x[:, :3]`) in place of `f`, then only the rest. Which
+#    affinities follow the object? Subtract the mean over the cells from the vectors first, and look again.
+# 4. **Super-pixels.** Run the lesson with `overrides = {"cpn.patches": "superpixel"}`. Before you do: what does hiding
+#    a whole super-pixel take away that a square of the same size does not?
 #
 # <details><summary>Solution 1</summary>
 #
@@ -1233,7 +1303,9 @@ pd.DataFrame({
 # print(share(union, present), share(as_many & present, present))
 # ```
 #
-# Compare both numbers with the columns *union* and *Y, as many* of the table. Two maps that fail in different places find more than one, whatever made them different. The question for CPN is whether *halves* differ in a more useful way than a mirror does.
+# Compare both numbers with the columns *union* and *Y, as many* of the table. Two maps that fail in different places
+# find more than one, whatever made them different. The question for CPN is whether *halves* differ in a more useful way
+# than a mirror does.
 # </details>
 #
 # <details><summary>Solution 2</summary>
@@ -1249,7 +1321,8 @@ pd.DataFrame({
 #     print(share, np.mean(gaps))
 # ```
 #
-# With 0.5 the gap is larger. The half that shows a tenth of the image has hardly any evidence, and its map, scaled to a maximum of 1, says so with full voice.
+# With 0.5 the gap is larger. The half that shows a tenth of the image has hardly any evidence, and its map, scaled to a
+# maximum of 1, says so with full voice.
 # </details>
 #
 # <details><summary>Solution 3</summary>
@@ -1260,13 +1333,15 @@ pd.DataFrame({
 # viz.show(draw_affinities(i, cells_of(i), {name: by_pcm(i, v) for name, v in ways.items()}), "affinities")
 # ```
 #
-# Features after a ReLU are never negative, so all cosines are positive and most are large: everybody resembles everybody a little. Without the mean, cosines spread from -1 to 1, and the ReLU of PCM has something to cut
-# off. The trained embedding has to learn this by itself.
+# Features after a ReLU are never negative, so all cosines are positive and most are large: everybody resembles
+# everybody a little. Without the mean, cosines spread from -1 to 1, and the ReLU of PCM has something to cut off. The
+# trained embedding has to learn this by itself.
 # </details>
 #
 # <details><summary>Solution 4</summary>
 #
-# A super-pixel has the shape of what it hides: the telling part goes as a whole, with its outline, and what remains shows the outline of the hole. A square cuts through parts and leaves pieces of them. So super-pixels are the harder
+# A super-pixel has the shape of what it hides: the telling part goes as a whole, with its outline, and what remains
+# shows the outline of the hole. A square cuts through parts and leaves pieces of them. So super-pixels are the harder
 # question, and they leave a hint, a grey shape. In the paper they are 0.43 points ahead on average.
 # </details>
 
@@ -1274,39 +1349,49 @@ pd.DataFrame({
 # ## Questions
 #
 # <details><summary><b>1.</b> Why does the gradient stop at the halves in the first term of TCP, and what could go wrong without?</summary>
-# The sum of the halves is thought to be the better map, so it teaches. Without the stop, the halves would also move towards the map of the image: find less, like it. The gap would close from both sides, and
-# the cheapest way is for all maps to become as small as the smallest.
+# The sum of the halves is thought to be the better map, so it teaches. Without the stop, the halves would also move
+# towards the map of the image: find less, like it. The gap would close from both sides, and the cheapest way is for all
+# maps to become as small as the smallest.
 # </details>
 #
 # <details><summary><b>2.</b> CPCR falls from 0.4 to 0.1 during a training, and the maps of 01's kind, Y, are no better. Is there a bug?</summary>
-# No. CPCR has no gradient in the backbone or the classifier, so it cannot improve Y. It teaches the pixel features, and can only show in the refined maps.
+# No. CPCR has no gradient in the backbone or the classifier, so it cannot improve Y. It teaches the pixel features, and
+# can only show in the refined maps.
 # </details>
 #
 # <details><summary><b>3.</b> A union of two maps finds 61 % of an object's cells, one map 53 %. What do you ask?</summary>
-# How many cells each of them marks. One map with a lower threshold finds more as well. Compare recall at the same number of cells, or precision at the same recall.
+# How many cells each of them marks. One map with a lower threshold finds more as well. Compare recall at the same
+# number of cells, or precision at the same recall.
 # </details>
 
 # %% [markdown]
 # ## Take-aways
 #
-# - CPN shows a network an image and its two complementary halves, and asks the weighted sum of the halves' maps and the map of the image to agree.
-# - The information argument assumes that the halves' finds are disjoint and that nothing is lost. Both can be measured, and neither holds for a plain classifier. Extreme
-#   case 2 contradicts the proof's own assumption.
+# - CPN shows a network an image and its two complementary halves, and asks the weighted sum of the halves' maps and the
+#   map of the image to agree.
+# - The information argument assumes that the halves' finds are disjoint and that nothing is lost. Both can be measured,
+#   and neither holds for a plain classifier. Extreme case 2 contradicts the proof's own assumption.
 # - A union must be compared with one map of equally many cells.
-# - PCM takes the mean over cells that look alike; PRCM weighs a cell by the class that it looks like. The axis of a soft-max decides whether it is there at all.
-# - Gradients tell who learns: the backbone from the classification and one term, everything else teaches the refinement.
-# - The hardest 20 % over 21 channels are, for nearly all images of VOC, all errors there are: a weight of five, no selection.
+# - PCM takes the mean over cells that look alike; PRCM weighs a cell by the class that it looks like. The axis of a
+#   soft-max decides whether it is there at all.
+# - Gradients tell who learns: the backbone from the classification and one term, everything else teaches the
+#   refinement.
+# - The hardest 20 % over 21 channels are, for nearly all images of VOC, all errors there are: a weight of five, no
+#   selection.
 # - Baselines: the same number of steps, the same cost, and hiding without the losses.
 
 # %% [markdown]
 # ## References
 #
-# - F. Zhang, C. Gu, C. Zhang, Y. Dai. *Complementary Patch for Weakly Supervised Semantic Segmentation* (CPN). ICCV 2021.
-# - Y. Wang, J. Zhang, M. Kan, S. Shan, X. Chen. *Self-supervised Equivariant Attention Mechanism for Weakly Supervised Semantic Segmentation*
-#   (SEAM). CVPR 2020.
-# - K. K. Singh, Y. J. Lee. *Hide-and-Seek: Forcing a Network to be Meticulous for Weakly-supervised Object and Action Localization.* ICCV 2017.
+# - F. Zhang, C. Gu, C. Zhang, Y. Dai. *Complementary Patch for Weakly Supervised Semantic Segmentation* (CPN). ICCV
+#   2021.
+# - Y. Wang, J. Zhang, M. Kan, S. Shan, X. Chen. *Self-supervised Equivariant Attention Mechanism for Weakly Supervised
+#   Semantic Segmentation* (SEAM). CVPR 2020.
+# - K. K. Singh, Y. J. Lee. *Hide-and-Seek: Forcing a Network to be Meticulous for Weakly-supervised Object and Action
+#   Localization.* ICCV 2017.
 # - Y. Yuan, X. Chen, J. Wang. *Object-Contextual Representations for Semantic Segmentation* (OCR). ECCV 2020.
 # - R. Achanta et al. *SLIC Superpixels Compared to State-of-the-Art Superpixel Methods.* TPAMI 2012.
-# - A. Shrivastava, A. Gupta, R. Girshick. *Training Region-based Object Detectors with Online Hard Example Mining.* CVPR 2016.
+# - A. Shrivastava, A. Gupta, R. Girshick. *Training Region-based Object Detectors with Online Hard Example Mining.*
+#   CVPR 2016.
 # - Y. Wei et al. *Object Region Mining with Adversarial Erasing.* CVPR 2017. Hides what was found, again and again.
 # - Next: [07 Pseudo masks](07_pseudo_masks.ipynb) with `method = "cpn"`, and [09 Compare](09_compare.ipynb).
