@@ -128,8 +128,8 @@ def build_method(run: Run) -> methods.Method:
     """
     backbone, bank = build_backbone(run), load_instances(run) if run.method in methods.WRAPPERS else None
     model = seeded(run.seed, lambda: methods.build(run.method, backbone, run.folder.n_classes, run.settings, bank))
-    if bank and _starts_from(run, run.method) == "classifier":
-        model.host.load_state_dict(load_classifier(run.of(run.settings[run.method].host)).state_dict())
+    if before := _classifier_before(run):
+        model.start_from(load_classifier(before))
     return model
 
 
@@ -310,7 +310,11 @@ def train_classifier(run: Run) -> Stage:
             "average_precision": {c: json_number(v) for c, v in zip(run.folder.classes, precision, strict=True)},
         }
 
-    before = make_instances(run) if run.method in methods.WRAPPERS else None
+    before = None
+    if run.method in methods.WRAPPERS:
+        before = make_instances(run)
+    elif trained := _classifier_before(run):
+        before = train_classifier(trained)
     return run.stage("classifier", _sections(run), after=before).ensure(compute)
 
 
@@ -620,6 +624,14 @@ def mask_settings(section) -> MaskSettings:
 
 def _trained(run: Run, build: Callable[[Run], nn.Module], train: Callable[[Run], Stage]) -> nn.Module:
     return load_weights(build(run), train(run).checkpoint).to(pick_device(run.settings.machine.device))
+
+
+def _classifier_before(run: Run) -> Run | None:
+    """The run whose trained classifier the run's method starts from: its host, or CAM."""
+    own = run.settings.get(run.method, {})
+    if "init" not in own or _starts_from(run, run.method) == "backbone":
+        return None
+    return run.of(own.get("host", "cam"))
 
 
 def _starts_from(run: Run, section: str) -> str:

@@ -119,6 +119,21 @@ class Method(nn.Module):
         """Return the class scores (N, K) before the sigmoid of `image` (N, 3, H, W)."""
         raise NotImplementedError
 
+    def start_from(self, trained: Method) -> None:
+        """Take over the weights of `trained`, a classifier whose weights all have a place here; the rest stays.
+
+        Parameters
+        ----------
+        trained : Method
+            As CAM for SEAM and CPN.
+
+        Raises
+        ------
+        WsssError
+            If one of its weights has no place here.
+        """
+        _take_over(self, trained)
+
     def parameter_groups(self, classifier_factor: float = 10.0) -> list[dict]:
         """Split what learns into the backbone (learning rate x1) and the rest, which starts from nothing.
 
@@ -169,6 +184,10 @@ class Wrapper(Method):
     def cam(self, image: Tensor) -> Tensor:
         """Return the host's class activation maps (N, K, h, w) of `image` (N, 3, H, W)."""
         return self.host.cam(image)
+
+    def start_from(self, trained: Method) -> None:
+        """Take over the weights of `trained`, the host as trained alone."""
+        _take_over(self.host, trained)
 
     def parameter_groups(self, classifier_factor: float = 10.0) -> list[dict]:
         """Return the host's groups."""
@@ -240,6 +259,14 @@ class Refining(Method):
         """Return the refined maps (N, K, h, w) of `image` (N, 3, H, W), less their minimum (as released), 0 or more."""
         cam = self.both_maps(image)[1][:, 1:]
         return cam - cam.amin((2, 3), keepdim=True)
+
+
+def _take_over(method: Method, trained: Method) -> None:
+    weights, own = trained.state_dict(), method.state_dict()
+    if without := [name for name, value in weights.items() if name not in own or own[name].shape != value.shape]:
+        names = f"{type(method).__name__} has no place for {without[0]} of {type(trained).__name__}"
+        raise WsssError(f"{names}: set init to backbone")
+    method.load_state_dict(weights, strict=False)
 
 
 def backbone_and_rest(model: nn.Module, rest: str, factor: float) -> list[dict]:

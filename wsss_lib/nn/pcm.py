@@ -124,9 +124,9 @@ class PixelFeatures(nn.Module):
     channels : sequence of int
         Channels of all stages of the backbone, at least 3.
     reduced : tuple of int
-        Channels that the two stages are reduced to, by 1 x 1 convolutions and ReLU.
-    embedded : int
-        Channels of the embedding, a 1 x 1 convolution.
+        Channels that the two stages are reduced to, by 1 x 1 convolutions and ReLU; never more than a stage has.
+
+    The embedding is a 1 x 1 convolution to as many channels as both together: 192, as released.
 
     References
     ----------
@@ -138,18 +138,18 @@ class PixelFeatures(nn.Module):
     >>> net, image = backbones.build("tiny"), torch.zeros(1, 3, 64, 64)
     >>> features, embedding = PixelFeatures(net.channels)(image, net.stages(image))
     >>> features.shape, embedding.shape
-    (torch.Size([1, 195, 16, 16]), torch.Size([1, 192, 16, 16]))
+    (torch.Size([1, 51, 16, 16]), torch.Size([1, 48, 16, 16]))
     """
 
-    def __init__(self, channels: Sequence[int], reduced: tuple[int, int] = (64, 128), embedded: int = 192) -> None:
+    def __init__(self, channels: Sequence[int], reduced: tuple[int, int] = (64, 128)) -> None:
         super().__init__()
         if len(channels) < 3:
             raise WsssError(f"channels={tuple(channels)}: give a backbone of 3 stages or more")
+        stages = channels[-3:-1]
+        reduced = [min(pair) for pair in zip(stages, reduced, strict=True)]
         self.out_channels = 3 + sum(reduced)
-        self.reduce = nn.ModuleList(
-            nn.Conv2d(a, b, 1, bias=False) for a, b in zip(channels[-3:-1], reduced, strict=True)
-        )
-        self.embed = nn.Conv2d(self.out_channels, embedded, 1, bias=False)
+        self.reduce = nn.ModuleList(nn.Conv2d(a, b, 1, bias=False) for a, b in zip(stages, reduced, strict=True))
+        self.embed = nn.Conv2d(self.out_channels, sum(reduced), 1, bias=False)
         for layer in (*self.reduce, self.embed):
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
 
