@@ -216,9 +216,19 @@ def test_super_pixels_are_made_once_and_hidden_as_a_whole(smoke_run, tmp_path, m
     draw = cpn.CPN.draw_patches
     monkeypatch.setattr(cpn.CPN, "draw_patches", lambda self, batch: seen.append(batch.regions) or draw(self, batch))
     stage = stages.train_classifier(run)
-    made = sorted((tmp_path / "toy" / "superpixels-64-10").iterdir())
+    made = sorted((tmp_path / "toy" / "superpixels" / f"{run.folder.root.name}-64-10").iterdir())
     assert stage.complete and [path.stem for path in made] == sorted(run.ids("train"))
     assert seen and all(regions.shape == (6, 64, 64) and regions.amax() > 30 for regions in seen)
     before = [path.stat().st_mtime_ns for path in made]
     stages.train_classifier(Run(settings, smoke_run.folder, "cpn", seed=1, root=tmp_path))
     assert [path.stat().st_mtime_ns for path in made] == before
+
+
+@pytest.mark.parametrize("method", ["seam", "cpn"])
+def test_a_method_that_refines_starts_from_the_trained_cam_or_as_cam_did(smoke_run, method):
+    inits = [changed_run(smoke_run, {f"{method}.init": init}, method) for init in ("classifier", "backbone")]
+    trained, fresh = (stages.build_method(run) for run in inits)
+    for made, cam in ((trained, stages.load_classifier(smoke_run)), (fresh, stages.build_method(smoke_run))):
+        assert same_weights(made.backbone, cam.backbone)
+    assert torch.equal(trained.classifier.weight, stages.load_classifier(smoke_run).classifier.weight)
+    assert same_weights(trained.features, fresh.features) and not same_weights(trained.backbone, fresh.backbone)

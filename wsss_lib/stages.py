@@ -130,6 +130,9 @@ def build_method(run: Run) -> methods.Method:
     model = seeded(run.seed, lambda: methods.build(run.method, backbone, run.folder.n_classes, run.settings, bank))
     if before := _classifier_before(run):
         model.start_from(load_classifier(before))
+    learnt = before or run.settings.backbone.weights  # only then are there statistics that are worth keeping
+    if learnt and run.settings.get(run.method, {}).get("frozen_norm"):
+        model.backbone.freeze(model.backbone.frozen_stages, norm=True)
     return model
 
 
@@ -655,7 +658,8 @@ def _regions(run: Run, ids) -> Path | None:
     if options.get("patches") != "superpixel":
         return None
     how = SuperpixelSettings(options.n_segments, options.compactness)
-    out = run.root / run.folder.name / f"superpixels-{how.n_segments}-{how.compactness:g}"
+    name = f"{run.folder.root.resolve().name}-{how.n_segments}-{how.compactness:g}"
+    out = run.root / run.folder.name / "superpixels" / name
     make_superpixels([(i, run.folder.image_path(i)) for i in ids], out, how, run.settings.machine.processes)
     return out
 

@@ -1,8 +1,8 @@
-"""For the methods that paste: a bank of instances, cut out (in a test) by the scenes' true masks; a short training."""
+"""For the methods that paste: a bank of instances, cut out by true masks (in a test). A batch, a short training."""
 
 import pytest
 
-from wsss_lib.data import TrainingSet, VOCFolder, train_transform
+from wsss_lib.data import TrainingSet, VOCFolder, collate, train_transform
 from wsss_lib.data.instances import InstanceBank, collect_instances
 from wsss_lib.settings import load
 from wsss_lib.train import fit, seeded
@@ -21,6 +21,14 @@ def bank(toy_folder, tmp_path_factory):
     collect_instances(toy_folder, ids, lambda i: toy_folder.mask(i).numpy(), path, epsilon_1=0.01, epsilon_2=0.95)
     labels = toy_folder.labels(ids)
     return InstanceBank(toy_folder, path, 64, train_transform(None, 64, pad=4), labels, cache=True)
+
+
+@pytest.fixture(scope="module")
+def batch(toy_folder):
+    """Six toy scenes."""
+    ids = toy_folder.split("train")[:6]
+    dataset = TrainingSet(toy_folder, ids, train_transform(None, 64))
+    return collate([dataset[i, i] for i in range(6)])
 
 
 @pytest.fixture

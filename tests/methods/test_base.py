@@ -136,3 +136,46 @@ def test_an_unknown_host_is_one_line(name, bank):
     with pytest.raises(WsssError, match="'ham' is unknown: choose one of cam") as error:
         methods.build(name, backbones.build("tiny"), 6, load("smoke", {f"{name}.host": "ham"}), bank)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", methods.METHODS)
+def test_a_method_starts_from_all_weights_of_cam_or_says_which_has_no_place(name, bank):
+    method = methods.build(name, backbones.build("tiny"), 6, load("smoke"), bank)
+    cam = methods.build("cam", backbones.build("tiny"), 6)
+    before = {key: value.clone() for key, value in method.state_dict().items()}
+    if name == "deft":
+        with pytest.raises(WsssError, match="DEFT has no place for classifier"):
+            method.start_from(cam)
+        assert all(torch.equal(value, before[key]) for key, value in method.state_dict().items())
+        return
+    method.start_from(cam)
+    taken = (method.host if name in methods.WRAPPERS else method).state_dict()
+    assert all(torch.equal(value, taken[key]) for key, value in cam.state_dict().items())
+    assert all(
+        torch.equal(value, before[key])
+        for key, value in taken.items()
+        if key not in cam.state_dict() and name in REFINES
+    )
+
+
+@pytest.mark.parametrize("name", [*methods.WRAPPERS, *REFINES, "deft"])
+def test_a_method_without_its_settings_is_one_line(name, bank):
+    with pytest.raises(WsssError, match=f"{name}: settings without a section {name}; give those of a profile"):
+        methods.build(name, backbones.build("tiny"), 6, {}, bank)
+
+
+@pytest.mark.parametrize("name", REFINES)
+def test_batch_norm_learns_its_statistics_from_whole_images_alone(name, batch):
+    def statistics(method):
+        return {key: value.clone() for key, value in method.state_dict().items() if "running" in key}
+
+    method = methods.build(name, backbones.build("tiny"), 6, load("smoke")).train()
+    twin = methods.build("cam", backbones.build("tiny"), 6).train()
+    twin.backbone.load_state_dict(method.backbone.state_dict())
+    twin.loss(batch, Progress())
+    before = statistics(method)
+    method.loss(batch, Progress())
+    expected = statistics(twin)
+    for key, value in statistics(method).items():
+        assert not torch.equal(value, before[key])
+        torch.testing.assert_close(value, expected[key])

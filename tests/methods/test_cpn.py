@@ -10,8 +10,6 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from wsss_lib import backbones, stages
-from wsss_lib.data import TrainingSet, train_transform
-from wsss_lib.data.samples import collate
 from wsss_lib.errors import SettingsError
 from wsss_lib.methods import cpn
 from wsss_lib.methods.base import Progress, multi_label_soft_margin
@@ -61,14 +59,6 @@ SOME = settings(max_examples=40, deadline=None)
 def method():
     torch.manual_seed(0)
     return CPN(backbones.build("tiny"), n_classes=6, sides=(8, 16))
-
-
-@pytest.fixture(scope="module")
-def batch(toy_folder):
-    """Six toy scenes."""
-    ids = toy_folder.split("train")[:6]
-    dataset = TrainingSet(toy_folder, ids, train_transform(None, 64))
-    return collate([dataset[i, i] for i in range(6)])
 
 
 @pytest.fixture(scope="module")
@@ -249,19 +239,18 @@ def test_the_hardest_fifth_is_never_below_the_mean(raw, refined, lam):
 
 
 def test_another_background_is_refused():
-    with pytest.raises(SettingsError, match="background='none': choose one of whole, weighted, code"):
+    with pytest.raises(SettingsError, match="background='none': choose one of weighted, whole, code"):
         remainder(torch.zeros(1, 2, 2, 2), torch.zeros(1, 2, 2, 2), torch.zeros(1), "none")
 
 
 # The method
 
 
-def test_the_network_sees_image_and_halves_as_one_batch(method, batch, shown):
+def test_the_network_sees_the_image_and_its_halves(method, batch, shown):
     seen, both = [], method.both_maps
     method.both_maps = lambda image: seen.append(image) or both(image)
     terms_of(method, batch, shown)
-    (views,) = seen
-    image, hidden, other = views.chunk(3)
+    image, hidden, other = seen
     assert torch.equal(image, batch.image)
     assert torch.equal(hidden, batch.image * shown) and torch.equal(other, batch.image * (1 - shown))
 
@@ -279,7 +268,7 @@ def test_the_terms_are_their_equations_on_the_maps_of_the_branches(method, batch
         expected = {
             "classify": sum(scores) / 3,
             "tcp": triplet_loss(*triplet, lam),
-            "cpcr": cross_loss(*triplet, lam, 0.2, "whole"),
+            "cpcr": cross_loss(*triplet, lam, 0.2, "weighted"),
         }
     assert list(losses.terms) == list(expected)
     for name, value in expected.items():

@@ -11,7 +11,7 @@ from hypothesis.extra.numpy import arrays
 
 from wsss_lib import backbones
 from wsss_lib.data.samples import Batch
-from wsss_lib.errors import SettingsError, WsssError
+from wsss_lib.errors import SettingsError
 from wsss_lib.localize import inference_copy, multi_scale_cam, normalize_cam
 from wsss_lib.methods import deft
 from wsss_lib.methods.base import Progress, multi_label_soft_margin
@@ -391,11 +391,6 @@ def test_a_value_out_of_its_range_is_one_line_with_the_remedy(given):
     with pytest.raises(SettingsError, match=f"{name}={value!r}.*: (give|choose)") as error:
         method_of(**given)
     assert "\n" not in str(error.value)
-
-
-def test_without_settings_the_error_is_one_line():
-    with pytest.raises(WsssError, match="deft: settings=None; give those of a profile"):
-        deft.build(backbones.build("tiny"), 6, None)
 
 
 def test_the_settings_reach_the_method():

@@ -10,8 +10,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wsss_lib import backbones, stages
-from wsss_lib.data import TrainingSet, train_transform
-from wsss_lib.data.samples import collate
 from wsss_lib.errors import SettingsError
 from wsss_lib.methods import seam
 from wsss_lib.methods.base import Progress, multi_label_soft_margin
@@ -38,14 +36,6 @@ SOME = settings(max_examples=40, deadline=None)
 def method():
     torch.manual_seed(0)
     return SEAM(backbones.build("tiny"), n_classes=6)
-
-
-@pytest.fixture(scope="module")
-def batch(toy_folder):
-    """Six toy scenes."""
-    ids = toy_folder.split("train")[:6]
-    dataset = TrainingSet(toy_folder, ids, train_transform(None, 64))
-    return collate([dataset[i, i] for i in range(6)])
 
 
 def one_hot(maps):

@@ -58,9 +58,15 @@ def build(
     if name not in METHODS:
         raise WsssError(f"method={name!r} is unknown: choose one of {', '.join(METHODS)}")
     module = import_module(f"wsss_lib.methods.{name}")
+    if name == "cam":  # has no settings of its own
+        return module.build(backbone, n_classes)
+    own = (settings or {}).get(name)
+    if own is None:
+        raise WsssError(
+            f"{name}: settings without a section {name}; give those of a profile, e.g. settings.load('demo')"
+        )
     if name not in WRAPPERS:
-        return module.build(backbone, n_classes, (settings or {}).get(name))
-    own = settings[name]
+        return module.build(backbone, n_classes, own)
     if own["host"] in WRAPPERS:
         hosts = ", ".join(m for m in METHODS if m not in WRAPPERS)
         raise WsssError(f"{name}.host={own['host']!r} needs a host itself: choose one of {hosts}")

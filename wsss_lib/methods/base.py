@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from wsss_lib.errors import SettingsError, WsssError
 from wsss_lib.nn.class_maps import soft_masks
+from wsss_lib.nn.norm import still_statistics
 from wsss_lib.nn.pcm import SOFTMAX_AXES, PixelFeatures, pixel_correlation, pixel_region_correlation
 
 if TYPE_CHECKING:
@@ -246,6 +247,16 @@ class Refining(Method):
             regional = pixel_region_correlation(masks, features, embedding, self.phi.weight, self.softmax_axis)
             refined = refined + regional
         return maps, refined
+
+    def views(self, image: Tensor, *made: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Return `both_maps` of `image` and of each that is `made` from it; their statistics do not reach BatchNorm's.
+
+        What is tested is whole images of one size: running statistics that know small or half hidden ones, too,
+        would be of neither.
+        """
+        whole = self.both_maps(image)
+        with still_statistics(self.backbone):
+            return [whole, *map(self.both_maps, made)]
 
     def maps(self, image: Tensor) -> Tensor:
         """Return the class scores at every cell (N, K, h, w) of `image` (N, 3, H, W), before the refinement."""

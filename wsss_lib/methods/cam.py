@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from wsss_lib.methods.base import Losses, Method, Progress, multi_label_soft_margin
+from wsss_lib.nn.class_maps import class_maps
 
 if TYPE_CHECKING:
     from wsss_lib.backbones.base import Backbone
@@ -46,34 +47,6 @@ def class_scores(features: Tensor, weight: Tensor) -> Tensor:
     tensor([[4., 4., 4.]])
     """
     return F.linear(features.mean((2, 3)), weight)
-
-
-def class_maps(features: Tensor, weight: Tensor) -> Tensor:
-    r"""Class scores at every cell: :math:`M_k(p) = \theta_k^\top f_p`; their spatial mean is `class_scores`.
-
-    Parameters
-    ----------
-    features : Tensor
-        f (N, C, h, w).
-    weight : Tensor
-        theta (K, C).
-
-    Returns
-    -------
-    Tensor
-        M (N, K, h, w), of either sign; the CAM is its positive part.
-
-    References
-    ----------
-    Zhou et al. 2016, equation 2.
-
-    Examples
-    --------
-    >>> import torch
-    >>> class_maps(torch.ones(1, 4, 2, 2), torch.ones(3, 4)).shape
-    torch.Size([1, 3, 2, 2])
-    """
-    return F.conv2d(features, weight[:, :, None, None])
 
 
 class CAM(Method):

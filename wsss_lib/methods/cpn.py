@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from wsss_lib.data.samples import Batch
 
 PATCHES = ("grid", "superpixel")
-BACKGROUNDS = ("whole", "weighted", "code")
+BACKGROUNDS = ("weighted", "whole", "code")
 
 
 class Maps(NamedTuple):
@@ -111,7 +111,7 @@ def triplet_loss(original: Maps, hidden: Maps, other: Maps, lam: Tensor) -> Tens
     return (raw.detach() - original.raw).abs().mean() + (refined - original.refined)[:, 1:].abs().mean()
 
 
-def remainder(original: Tensor, part: Tensor, weight: Tensor, background: str = "whole") -> Tensor:
+def remainder(original: Tensor, part: Tensor, weight: Tensor, background: str = "weighted") -> Tensor:
     r"""What a half leaves of the image's maps, for the other half to find: :math:`\mathrm{oh}(Y_o - \lambda Y_h)`.
 
     Parameters
@@ -123,9 +123,10 @@ def remainder(original: Tensor, part: Tensor, weight: Tensor, background: str = 
     weight : Tensor
         lambda (N,) of `part`.
     background : str
-        Channel 0 of the result, D being the positive part of the difference. ``whole``: :math:`1 - \max_k D_k`, as of
-        any map; ``weighted``: :math:`1 - \lambda - \max_k D_k`, at least 0, the background of a map of weight
-        :math:`1 - \lambda`, so that halves of one opinion cost nothing; ``code``: the difference of both backgrounds,
+        Channel 0 of the result, D being the positive part of the difference. ``weighted``:
+        :math:`1 - \lambda - \max_k D_k`, at least 0, the background of a map of weight :math:`1 - \lambda`, so that
+        halves of one opinion cost nothing; ``whole``: :math:`1 - \max_k D_k`, as of any map, which no map of weight
+        :math:`1 - \lambda` can reach; ``code``: the difference of both backgrounds,
         :math:`\max_k \lambda Y_h - \max_k Y_o`, which has to be the largest of all channels to stay (released code).
 
     Returns
@@ -145,10 +146,10 @@ def remainder(original: Tensor, part: Tensor, weight: Tensor, background: str = 
     Examples
     --------
     >>> whole, half = torch.tensor([[[[1.0]], [[0.5]]]]), torch.tensor([[[[0.25]], [[0.0]]]])
-    >>> remainder(whole, half, torch.tensor([1.0])).flatten()
-    tensor([0.2500, 0.7500, 0.0000])
-    >>> remainder(half, half, torch.tensor([0.5]), "weighted").flatten()
+    >>> remainder(half, half, torch.tensor([0.5])).flatten()
     tensor([0.3750, 0.1250, 0.0000])
+    >>> remainder(whole, half, torch.tensor([1.0]), "whole").flatten()
+    tensor([0.2500, 0.7500, 0.0000])
     """
     if background not in BACKGROUNDS:
         raise SettingsError(f"background={background!r}: choose one of {', '.join(BACKGROUNDS)}")
@@ -163,7 +164,7 @@ def remainder(original: Tensor, part: Tensor, weight: Tensor, background: str = 
 
 
 def cross_loss(
-    original: Maps, hidden: Maps, other: Maps, lam: Tensor, share: float = 0.2, background: str = "whole"
+    original: Maps, hidden: Maps, other: Maps, lam: Tensor, share: float = 0.2, background: str = "weighted"
 ) -> Tensor:
     r"""How far each half's refined map is from what the other half leaves of the image's map, over the hardest cells.
 
@@ -195,7 +196,7 @@ def cross_loss(
     >>> from wsss_lib.nn.class_maps import with_background
     >>> raw = torch.tensor([[[[0.25, 0.75]], [[0.0, 0.0]]]])
     >>> maps = Maps(raw, with_background(raw))
-    >>> cross_loss(maps, maps, maps, torch.tensor([0.5]), background="weighted")  # all of one opinion
+    >>> cross_loss(maps, maps, maps, torch.tensor([0.5]))  # all of one opinion
     tensor(0.)
     """
     raw, weight = original.raw.detach(), lam.view(-1, 1, 1, 1)
@@ -209,8 +210,8 @@ def cross_loss(
 class CPN(Refining):
     r"""Three branches of one network, for an image and its halves: :math:`L = L_{cls} + w_2 L_{tcp} + w_3 L_{cpcr}`.
 
-    All three go through the network as one batch. Refined maps reach only the pixel features and phi; the backbone
-    and the classifier learn from the classification and from the first term of L_tcp.
+    Refined maps reach only the pixel features and phi; the backbone and the classifier learn from the classification
+    and from the first term of L_tcp.
 
     Parameters
     ----------
@@ -254,7 +255,7 @@ class CPN(Refining):
         share: float = 0.2,
         eps: float = 0.1,
         softmax_axis: str = "class",
-        background: str = "whole",
+        background: str = "weighted",
         w_tcp: float = 1.0,
         w_cpcr: float = 1.0,
         prcm: bool = True,
@@ -288,15 +289,13 @@ class CPN(Refining):
 
     def triplet(self, image: Tensor, label: Tensor, shown: Tensor, lam: Tensor) -> Losses:
         """Return the three terms of `image` (N, 3, H, W), `label` (N, K), split by `shown` (N, 1, H, W), `lam` (N,)."""
-        scores, refined = self.both_maps(torch.cat([image, *complementary_pair(image, shown)]))
-        classify = multi_label_soft_margin(scores.mean((2, 3)), label.repeat(3, 1))
-        raw = min_max(scores, label.repeat(3, 1), self.eps)
+        views = self.views(image, *complementary_pair(image, shown))
         # One label a channel; background is in every image.
-        refined = min_max(refined, F.pad(label, (1, 0), value=1).repeat(3, 1))
-        branches = [Maps(*pair) for pair in zip(raw.chunk(3), refined.chunk(3), strict=True)]
+        with_0 = F.pad(label, (1, 0), value=1)
+        branches = [Maps(min_max(scores, label, self.eps), min_max(refined, with_0)) for scores, refined in views]
         return Losses.weighted(
             {
-                "classify": classify,
+                "classify": sum(multi_label_soft_margin(scores.mean((2, 3)), label) for scores, _ in views) / 3,
                 "tcp": triplet_loss(*branches, lam),
                 "cpcr": cross_loss(*branches, lam, self.share, self.background),
             },

@@ -13,11 +13,11 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from wsss_lib.errors import SettingsError, WsssError
+from wsss_lib.errors import SettingsError
 from wsss_lib.methods.base import Losses, Method, Progress, multi_label_soft_margin
+from wsss_lib.nn.class_maps import class_maps
 
 if TYPE_CHECKING:
     from wsss_lib.backbones.base import Backbone
@@ -304,13 +304,13 @@ class DEFT(Method):
 
     def maps(self, image: Tensor) -> Tensor:
         """Return f_fg's scores at every cell (N, K, h, w) of `image` (N, 3, H, W), of either sign."""
-        return _at_every_cell(self.classify_fg, self.backbone(image))
+        return class_maps(self.backbone(image), self.classify_fg.weight)
 
     def cam(self, image: Tensor) -> Tensor:
         """Return the map of the setting ``map`` (N, K, h, w) of `image` (N, 3, H, W), non-negative."""
         z = self.backbone(image)
-        fg = _at_every_cell(self.classify_fg, z)
-        return fg.relu() if self.map == "fg" else localisation_map(fg, _at_every_cell(self.classify_bg, z))
+        fg = class_maps(z, self.classify_fg.weight)
+        return fg.relu() if self.map == "fg" else localisation_map(fg, class_maps(z, self.classify_bg.weight))
 
     def loss(self, batch: Batch, progress: Progress) -> Losses:
         """Return the loss of a `batch`; before ``start`` the swap terms are 0 and their classifier learns nothing.
@@ -330,10 +330,6 @@ class DEFT(Method):
         return Losses.weighted({**terms, **swaps}, weights)
 
 
-def _at_every_cell(classifier: nn.Linear, features: Tensor) -> Tensor:
-    return F.conv2d(features, classifier.weight[:, :, None, None])
-
-
 def build(backbone: Backbone, n_classes: int, settings: Mapping[str, Any]) -> DEFT:
     """Make a `DEFT` for the registry.
 
@@ -351,11 +347,6 @@ def build(backbone: Backbone, n_classes: int, settings: Mapping[str, Any]) -> DE
     DEFT
         The method.
 
-    Raises
-    ------
-    WsssError
-        If there are no settings.
-
     Examples
     --------
     >>> from wsss_lib import backbones
@@ -363,8 +354,6 @@ def build(backbone: Backbone, n_classes: int, settings: Mapping[str, Any]) -> DE
     >>> build(backbones.build("tiny"), 6, load("demo").deft).start
     0.5
     """
-    if settings is None:
-        raise WsssError("deft: settings=None; give those of a profile, e.g. wsss_lib.settings.load('demo')")
     return DEFT(
         backbone,
         n_classes,

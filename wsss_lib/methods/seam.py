@@ -171,7 +171,7 @@ class SEAM(Refining):
         """Return the terms classify, rvmin, er and ecr of a `batch`; they do not change with `progress`."""
         image, label = batch.image, batch.label
         size = tuple(max(1, round(self.scale * side)) for side in image.shape[2:])
-        views = self.both_maps(image), self.both_maps(resize(image, size))
+        views = self.views(image, resize(image, size))
         # One label a channel; background is in every image.
         with_0 = F.pad(label, (1, 0), value=1)
         grid = views[1][0].shape[2:]

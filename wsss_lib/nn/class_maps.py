@@ -1,4 +1,4 @@
-"""Class maps as SEAM and CPN compare them: scaled to [0, 1], with a background, one class a cell, hard cells first.
+"""Class maps, and what SEAM and CPN need to compare them: one scale, a background, one class a cell, hard cells first.
 
 One idea: two maps of one scene can be subtracted only if both are on one scale and say the same of absent classes
 and of background. Wang et al., Self-supervised Equivariant Attention Mechanism for Weakly Supervised Semantic
@@ -8,11 +8,40 @@ Segmentation (SEAM), CVPR 2020, which CPN (Zhang et al., ICCV 2021) takes over.
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from wsss_lib.errors import SettingsError, WsssError
 
 EPS = 1e-5
+
+
+def class_maps(features: Tensor, weight: Tensor) -> Tensor:
+    r"""Class scores at every cell: :math:`M_k(p) = \theta_k^\top f_p`; their spatial mean is the logits.
+
+    Parameters
+    ----------
+    features : Tensor
+        f (N, C, h, w).
+    weight : Tensor
+        theta (K, C).
+
+    Returns
+    -------
+    Tensor
+        M (N, K, h, w), of either sign; the CAM is its positive part.
+
+    References
+    ----------
+    Zhou et al. 2016, equation 2.
+
+    Examples
+    --------
+    >>> import torch
+    >>> class_maps(torch.ones(1, 4, 2, 2), torch.ones(3, 4)).shape
+    torch.Size([1, 3, 2, 2])
+    """
+    return F.conv2d(features, weight[:, :, None, None])
 
 
 def min_max(maps: Tensor, label: Tensor, eps: float = EPS) -> Tensor:
