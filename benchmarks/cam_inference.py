@@ -11,17 +11,14 @@ and the ratio is that of the medians over several rounds.
 
 from __future__ import annotations
 
-import argparse
-import json
 import math
 import os
-import platform
-import statistics
 import sys
 import time
 from pathlib import Path
 
 import torch
+from _measure import machine, options_of, parse, spread, table, verdict
 from torch import Tensor
 from torch.nn.functional import interpolate
 from tqdm import tqdm
@@ -102,7 +99,7 @@ def measure(method: torch.nn.Module, images: list[tuple[Tensor, Tensor]], rounds
 
 def report(measured: dict, n_images: int, what: str) -> dict:
     """The record of the last line: images per second, their ratio, and whether the claim holds."""
-    speed = {name: n_images / statistics.median(measured[name]) for name in ("ours", "reference")}
+    speed = {name: n_images / spread(measured[name])[0] for name in ("ours", "reference")}
     ratio = speed["ours"] / speed["reference"]
     return {
         "claim": f"CAM inference, MobileNetV1, scales {SCALES} and flip: at least {BAR} times the images per "
@@ -117,35 +114,26 @@ def report(measured: dict, n_images: int, what: str) -> dict:
         "images": n_images,
         "rounds": len(measured["ours"]),
         "what": what,
-        "threads": torch.get_num_threads(),
-        "machine": f"{platform.machine()}, {os.cpu_count()} CPUs, {torch.backends.cpu.get_cpu_capability()}",
-        "torch": torch.__version__,
+        **machine(),
     }
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Measure, print a table and the record; 0 where the claim holds, else 1."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = options_of(__doc__, rounds=5)
     parser.add_argument("--images", type=int, default=6)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=0, help="0: as torch chooses")
     parser.add_argument("--photos", type=Path, default=PHOTOS, help="a folder in VOC layout")
     parser.add_argument("--weights", type=Path, default=WEIGHTS, help="MobileNetV1 state dict")
-    options = parser.parse_args(arguments)
-    if options.threads:
-        torch.set_num_threads(options.threads)
+    options = parse(parser, arguments)
     images, what = load_images(options.photos, options.images)
     method, weights = build_method(options.weights)
     measured = measure(method, images, options.rounds)
     record = report(measured, len(images), f"{what}, {weights}")
     print(f"{len(images)} {what}, {weights}, {record['threads']} thread(s), {options.rounds} rounds\n")
-    print(f"{'':12}{'images/s':>10}{'slowest':>10}{'fastest':>10}")
-    for name in ("reference", "ours"):
-        low, high = (len(images) / f(measured[name]) for f in (max, min))
-        print(f"{name:12}{record[name]:>10.3f}{low:>10.3f}{high:>10.3f}")
+    speeds = {name: [len(images) / seconds for seconds in spread(measured[name])] for name in ("reference", "ours")}
+    print(table("images/s", speeds))
     print(f"\nratio {record['ratio']:.2f} (bar {BAR}), largest difference {record['max_difference']:.1e}")
-    print(json.dumps(record))
-    return 0 if record["holds"] else 1
+    return verdict(record)
 
 
 if __name__ == "__main__":

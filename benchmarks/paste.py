@@ -10,11 +10,6 @@ and the ratio is that of the medians over several rounds.
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
-import platform
-import statistics
 import sys
 import tempfile
 import time
@@ -22,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from _measure import machine, options_of, parse, spread, table, verdict
 from PIL import Image
 
 from wsss_lib import backbones, methods
@@ -79,7 +75,7 @@ def measure(bank: InstanceBank, batch_size: int, side: int, rounds: int) -> dict
 
 def report(seconds: dict[str, list[float]], batch_size: int, side: int) -> dict:
     """The record of the last line: seconds, their ratio, and whether the claim holds."""
-    middle = {name: statistics.median(values) for name, values in seconds.items()}
+    middle = {name: spread(values)[0] for name, values in seconds.items()}
     ratio = middle["ours"] / middle["reference"]
     return {
         "claim": f"pasting into {batch_size} images of {side} px costs under {BAR:.0%} of a ResNet-50 training step",
@@ -90,33 +86,24 @@ def report(seconds: dict[str, list[float]], batch_size: int, side: int) -> dict:
         "bar": BAR,
         "holds": ratio < BAR,
         "rounds": len(seconds["ours"]),
-        "threads": torch.get_num_threads(),
-        "machine": f"{platform.machine()}, {os.cpu_count()} CPUs, {torch.backends.cpu.get_cpu_capability()}",
-        "torch": torch.__version__,
+        **machine(),
     }
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Measure, print a table and the record; 0 where the claim holds, else 1."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = options_of(__doc__, rounds=3)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--side", type=int, default=512)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=0, help="0: as torch chooses")
-    options = parser.parse_args(arguments)
-    if options.threads:
-        torch.set_num_threads(options.threads)
+    options = parse(parser, arguments)
     with tempfile.TemporaryDirectory() as root:
         bank = make_bank(Path(root), 40, options.side)
         seconds = measure(bank, options.batch, options.side, options.rounds)
     record = report(seconds, options.batch, options.side)
     print(f"batch of {options.batch}, {options.side} px, {record['threads']} thread(s), {options.rounds} rounds\n")
-    print(f"{'':12}{'median s':>10}{'fastest':>10}{'slowest':>10}")
-    for name, what in (("ours", "pasting"), ("reference", "step")):
-        print(f"{what:12}{record[name]:>10.3f}{min(seconds[name]):>10.3f}{max(seconds[name]):>10.3f}")
+    print(table("median s", {"pasting": spread(seconds["ours"]), "step": spread(seconds["reference"])}))
     print(f"\nratio {record['ratio']:.3f} (bar {BAR})")
-    print(json.dumps(record))
-    return 0 if record["holds"] else 1
+    return verdict(record)
 
 
 if __name__ == "__main__":

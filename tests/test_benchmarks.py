@@ -10,7 +10,9 @@ import torch
 def load(project, name):
     spec = importlib.util.spec_from_file_location(f"benchmark_{name}", project / "benchmarks" / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(project / "benchmarks")  # where a script finds what the benchmarks share
+        spec.loader.exec_module(module)
     return module
 
 

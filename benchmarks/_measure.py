@@ -1,0 +1,69 @@
+"""What the benchmarks share: two options, taking turns, a table of medians, the machine, and the record at the end."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Iterable, Mapping
+
+import torch
+
+
+def options_of(text: str, rounds: int) -> argparse.ArgumentParser:
+    """A parser with `--rounds` and `--threads`; `text` is a benchmark's docstring, whose first line says its claim."""
+    parser = argparse.ArgumentParser(description=text.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=rounds)
+    parser.add_argument("--threads", type=int, default=0, help="0: as torch chooses")
+    return parser
+
+
+def parse(parser: argparse.ArgumentParser, arguments: list[str] | None) -> argparse.Namespace:
+    """The options; torch computes in so many threads from here on."""
+    options = parser.parse_args(arguments)
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    return options
+
+
+def take_turns(runs: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
+    """Seconds of every round for each of `runs`, one after the other in each round; the first round warms up."""
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    for round_ in range(rounds + 1):
+        for name, run in runs.items():
+            start = time.perf_counter()
+            run()
+            if round_:
+                seconds[name].append(time.perf_counter() - start)
+    return seconds
+
+
+def spread(seconds: Iterable[float]) -> tuple[float, float, float]:
+    """The median of several rounds, the fastest and the slowest."""
+    seconds = list(seconds)
+    return statistics.median(seconds), min(seconds), max(seconds)
+
+
+def table(unit: str, rows: Mapping[str, Iterable[float]], width: int = 12) -> str:
+    """A line for each of `rows`: its name, the median in `unit`, the fastest and the slowest round."""
+    lines = [f"{'':{width}}{unit:>10}{'fastest':>10}{'slowest':>10}"]
+    lines += [f"{name:{width}}" + "".join(f"{value:>10.3f}" for value in values) for name, values in rows.items()]
+    return "\n".join(lines)
+
+
+def machine() -> dict:
+    """What computed: the record's entries `threads`, `machine` and `torch`."""
+    return {
+        "threads": torch.get_num_threads(),
+        "machine": f"{platform.machine()}, {os.cpu_count()} CPUs, {torch.backends.cpu.get_cpu_capability()}",
+        "torch": torch.__version__,
+    }
+
+
+def verdict(record: dict) -> int:
+    """Print the record as the last line; 0 where the claim holds, else 1."""
+    print(json.dumps(record))
+    return 0 if record["holds"] else 1
