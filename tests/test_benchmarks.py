@@ -21,6 +21,11 @@ def cam_inference(project, tmp_path):
     return load(project, "cam_inference")
 
 
+@pytest.fixture
+def patch_pairs(project):
+    return load(project, "patch_pairs")
+
+
 def small_images():
     draw = torch.Generator().manual_seed(0)
     label = torch.zeros(1, 20).index_fill_(1, torch.tensor([3, 8]), 1.0)
@@ -69,9 +74,75 @@ def test_a_claim_holds_only_with_the_ratio_of_medians_and_equal_maps(cam_inferen
     assert record["ratio"] == sorted(reference)[1]
 
 
+def test_pasting_ends_with_a_record_and_its_verdict(project, capsys):
+    code = load(project, "paste").main(["--batch", "1", "--side", "64", "--rounds", "1"])
+    record = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert {"claim", "ours", "reference", "unit", "ratio", "bar", "rounds", "threads", "machine", "torch"} < set(record)
+    assert code == (0 if record["holds"] else 1)
+
+
+def test_pairs_steps_and_refinement_end_with_one_record(patch_pairs, capsys):
+    small = "--batch 2 --step-batch 1 --side 128 --cells 8 --backbone tiny --rounds 1"
+    code = patch_pairs.main(small.split())
+    record = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert {"claim", "ours", "reference", "unit", "ratio", "bar", "holds", "rounds", "machine"} < set(record)
+    refined = {"PCM", "PCM, gradient", "PRCM", "PRCM, gradient"}
+    assert set(record["ms"]) == {"squares", "super-pixels", "moving a map", "SLIC"} | refined
+    assert set(record["peak_mb"]) == refined and record["right"] is True
+    assert code == (0 if record["holds"] else 1)
+
+
+def test_what_is_timed_has_to_be_right(patch_pairs, tmp_path, monkeypatch):
+    def class_by_class(features, maps):
+        return torch.cat([real(features, part) for part in maps.split(1, dim=1)], 1)
+
+    real = patch_pairs.pixel_correlation
+    monkeypatch.setattr(patch_pairs, "pixel_correlation", class_by_class)
+    assert not patch_pairs.measure_refinement(4, rounds=1)[-1]
+    monkeypatch.setattr(patch_pairs, "complementary_pair", lambda image, shown: (image * shown, image * shown))
+    assert not patch_pairs.measure_pairs(tmp_path, 1, 128, rounds=1)[-1]
+
+
+def test_the_trace_counts_products_and_what_is_alive_at_once(patch_pairs):
+    left, right = torch.ones(100, 50), torch.ones(3, 50, 80)
+
+    def run():
+        for _ in range(5):
+            torch.empty(250_000)  # 1 MB, released at once
+        return left @ right[0], left.expand(3, 100, 50) @ right
+
+    peak, products = patch_pairs.trace(run)
+    assert 1 <= peak < 2
+    assert products == [[100, 80], [100, 80]]
+
+
+@pytest.mark.parametrize(
+    ("cpn", "squares", "superpixels", "right", "holds"),
+    [
+        (3.0, 1e-3, 4e-3, True, True),
+        (3.4, 1e-3, 4e-3, True, False),
+        (3.0, 6e-3, 4e-3, True, False),
+        (3.0, 1e-3, 6e-3, True, False),
+        (3.0, 1e-3, 4e-3, False, False),
+    ],
+)
+def test_all_of_a_claim_has_to_hold(patch_pairs, cpn, squares, superpixels, right, holds):
+    pair = {"squares": [squares], "super-pixels": [superpixels], "moving a map": [1.0], "SLIC": [1.0]}
+    step = {"CAM": [9.0, 1.0, 0.1], "CPN": [cpn, 9.0, 0.1], "CAM, 3 x images": [3.0]}
+    record = patch_pairs.report(pair, step, {"PCM": [1.0]}, {"PCM": 1.0}, right)
+    assert record["holds"] is holds and record["ratio"] == cpn
+
+
+def test_the_first_round_warms_up(patch_pairs):
+    calls = []
+    seconds = patch_pairs.take_turns({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, rounds=2)
+    assert calls == ["a", "b"] * 3 and [len(values) for values in seconds.values()] == [2, 2]
+
+
 def test_all_benchmarks_are_found_and_one_that_fails_fails_all(project, tmp_path, monkeypatch, capsys):
     runner = load(project, "__main__")
-    assert "cam_inference" in runner.names()
+    names = set(runner.names())
+    assert {"cam_inference", "paste", "patch_pairs"} <= names and not {"_measure", "__main__"} & names
     claims = {
         "good": "print('a table'); print('{\"ratio\": 2, \"holds\": true}')",
         "bad": 'print(\'{"ratio": 1, "holds": false}\'); raise SystemExit(1)',
