@@ -23,9 +23,9 @@ SAME_COST = {**SAME_STEPS, "cda.epochs": 2 * load("demo").cda.epochs}
 BASELINES = {"baseline": ("cda", SAME_STEPS), "baseline, twice the steps": ("cda", SAME_COST)}
 TURNED, SMOOTH = {"cda.rotation": 90.0}, {"cda.smooth": True}
 CDA = ("cda", {})
-# CPN sees each image three times: CAM as often (same cost), and in as many steps.
-CAM_COST = ("cam", {"cam.epochs": 3 * load("demo").cpn.epochs})
-CAM_STEPS = ("cam", {"cam.epochs": load("demo").cpn.epochs})
+# CPN goes on from CAM and sees each image three times: so CAM goes on as often (same cost), or for as many steps.
+CAM_COST = ("cda", {**SAME_STEPS, "cda.epochs": 3 * load("demo").cpn.epochs})
+CAM_STEPS = ("cda", {**SAME_STEPS, "cda.epochs": load("demo").cpn.epochs})
 CPN, PLAIN_MEAN, PCM_ONLY = ("cpn", {}), {"cpn.share": 1.0}, {"cpn.prcm": False}
 SEAM_STAR = ("seam", {"seam.prcm": True})
 TEST_SCALES = {"0.5": [0.5], "1.0": [1.0], "1.5": [1.5], "2.0": [2.0], "all": load("demo").localize.scales}
@@ -121,9 +121,14 @@ TABLES = {
     "cpn_readings": {
         "default": CPN,
         "soft-max over cells": ("cpn", {"cpn.softmax_axis": "space"}),
-        "background weighted": ("cpn", {"cpn.background": "weighted"}),
+        "background not weighted": ("cpn", {"cpn.background": "whole"}),
         "background of the code": ("cpn", {"cpn.background": "code"}),
         "39 % hidden": ("cpn", {"cpn.p_h": 0.39}),
+    },
+    "cpn_bias": {
+        f"{name} at {bias:g}": (method, {**overrides, "toy.context_bias": bias})
+        for bias in (0.0, 0.6, 0.9)
+        for name, (method, overrides) in (("CAM, same cost", CAM_COST), ("SEAM", ("seam", {})), ("CPN", CPN))
     },
     "deft_table1": {
         "CAM": ("cam", {}),
@@ -159,14 +164,14 @@ TABLES = {
     },
     "cpn_photographs": {
         "CAM": ("cam", {}),
-        "CAM, same cost": ("cam", {"cam.epochs": 3 * load("laptop").cpn.epochs}),
+        "CAM, twice the steps": ("cam", {"cam.epochs": 2 * load("laptop").cam.epochs}),
         "SEAM": ("seam", {}),
         "CPN": CPN,
     },
 }
 # profile laptop; the others are on toy scenes, profile demo
 PHOTOGRAPHS = ("copy_paste_photographs", "cpn_photographs", "deft_photographs")
-ONE_SEED = ("csd_lambdas",)
+ONE_SEED = ("csd_lambdas", "cpn_patches")
 
 
 def true_masks(run: Run):
