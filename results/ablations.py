@@ -149,6 +149,7 @@ TABLES = {
         "both ways, from the first step": ("deft", {"deft.start": 0.0}),
         "both ways, equation 7": ("deft", {"deft.map": "max"}),
     },
+    "deft_maps": {f"M {n}": ("deft", {"deft.attention_maps": n}) for n in (1, 8, 64, 256)},
     "deft_bias": {
         f"{name} at {bias:g}": (method, {"toy.context_bias": bias})
         for bias in (0.0, 0.6, 0.9)
