@@ -207,10 +207,10 @@ viz.show(
 # |---|---|---|
 # | **00 Start** | the task, the data, the ruler | you are here |
 # | [**01 CAM**](01_cam.ipynb) | class activation maps, seeds, and where both fail | Zhou et al. 2016 |
-# | 02 CDA | paste objects onto other contexts | planned |
-# | 03 CSD | separate classes that always come together | planned |
-# | 04 CPN | hide complementary patches, so that the whole object is seen | planned |
-# | 05 DEFT | swap the features of objects and backgrounds | planned |
+# | [**02 CDA**](02_cda.ipynb) | paste objects onto other contexts | Su et al. 2021 |
+# | [**03 CSD**](03_csd.ipynb) | separate classes that always come together | Yang et al. 2023 |
+# | [**04 CPN**](04_cpn.ipynb) | hide complementary patches, so that the whole object is seen | Zhang et al. 2021 |
+# | [**05 DEFT**](05_deft.ipynb) | swap the features of objects and backgrounds | an anonymous submission |
 # | 06 WS-FCN | learn masks in a single stage | planned |
 # | [**07 Pseudo masks**](07_pseudo_masks.ipynb) | a dense CRF draws seeds to the image's edges | Krähenbühl and Koltun 2011 |
 # | [**08 Segmentation**](08_segmentation.ipynb) | a DeepLab learns from pseudo masks | Chen et al. 2018 |
