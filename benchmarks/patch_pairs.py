@@ -2,7 +2,7 @@
 
 Three measurements with the settings of the profile `paper`, on smooth random images and random weights:
 
-- a pair at 448 pixels: patches, the mask S, its share, and both halves, for a batch of 16. Squares are drawn; the maps
+- a pair at 448 pixels: patches, the mask S, its share, and both halves, for a batch of 4. Squares are drawn; the maps
   of super-pixels are read from their 16-bit PNGs, which a step with a cache does only once. Beside it what it costs to
   scale, crop and mirror a map as its image, and SLIC, which makes it. The paper says 6 ms, and 1,450 ms with SLIC.
 - a training step, forward and backward, of CPN and of plain CAM (ResNet-50, first three stages and statistics frozen,
@@ -14,7 +14,7 @@ Three measurements with the settings of the profile `paper`, on smooth random im
 
 The record's `ours`, `reference`, `ratio` and `bar` are the two steps; `holds` needs all of the claim.
 
-    python benchmarks/patch_pairs.py [--batch 16] [--step-batch 2] [--side 448] [--cells 56] [--rounds 5] [--threads 0]
+    python benchmarks/patch_pairs.py [--batch 4] [--step-batch 2] [--side 448] [--cells 56] [--rounds 5] [--threads 0]
 """
 
 from __future__ import annotations
@@ -193,7 +193,7 @@ def report(pair: Seconds, step: Seconds, refinement: Seconds, peaks: dict[str, f
 def main(arguments: list[str] | None = None) -> int:
     """Measure, print the tables and the record; 0 where the claim holds, else 1."""
     parser = options_of(__doc__, rounds=5)
-    parser.add_argument("--batch", type=int, default=16, help="images that are split at a time")
+    parser.add_argument("--batch", type=int, default=CPN.batch_size, help="images that are split at a time")
     parser.add_argument("--step-batch", type=int, default=2, help="images in a training step")
     parser.add_argument("--side", type=int, default=448, help="of the images, in pixels; above 112, for two squares")
     parser.add_argument("--cells", type=int, default=56, help="side of the grid of cells that PCM and PRCM get")
