@@ -168,6 +168,7 @@ TABLES = {
         "CAM, twice the steps": ("cam", {"cam.epochs": 2 * load("laptop").cam.epochs}),
         "SEAM": ("seam", {}),
         "CPN": CPN,
+        "CPN, soft-max over cells": ("cpn", {"cpn.softmax_axis": "space"}),
     },
 }
 # profile laptop; the others are on toy scenes, profile demo
