@@ -1397,8 +1397,7 @@ pd.DataFrame({
 # How many cells each of them marks. One map with a lower threshold finds more as well. Compare recall at the same
 # number of cells, or precision at the same recall.
 # </details>
-
-# %% [markdown]
+#
 # ## Take-aways
 #
 # - CPN shows a network an image and its two complementary halves, and asks the weighted sum of the halves' maps and the
@@ -1413,8 +1412,7 @@ pd.DataFrame({
 # - The hardest 20 % over 21 channels are, for nearly all images of VOC, all errors there are: a weight of five, no
 #   selection.
 # - Baselines: the same number of steps, the same cost, and hiding without the losses.
-
-# %% [markdown]
+#
 # ## References
 #
 # - F. Zhang, C. Gu, C. Zhang, Y. Dai. *Complementary Patch for Weakly Supervised Semantic Segmentation* (CPN). ICCV

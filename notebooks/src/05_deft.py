@@ -1204,6 +1204,17 @@ beside_paper("deft_table4", ids, titles)
 # Follow our rows as a *chain*, each against the one before, as the lines above the table do. A chain of small gains, none
 # of them shown by itself, may still be a gain from end to end; a large gain in its first link may be all there is.
 #
+# ### How many attention maps?
+#
+# The paper does not say. One soft-max has one peak, and a classifier that is shown only the peak need not answer for the
+# rest of the object. CAM's average pooling asks every cell. Look at the best threshold, too: the lower it is, the more
+# pointed are the maps.
+
+# %%
+titles = {FIXED: "here, fixed threshold", BEST: "here, best threshold", "best_threshold": "best threshold"}
+results.compared(results.read("deft_maps"), "M 8", {**titles, "map_val": "mAP on val"})
+
+# %% [markdown]
 # ### How much bias?
 #
 # Scenes whose context bias is 0, 0.6 and 0.9, and plain CAM on the same. A cure for a bias should bring nothing where there

@@ -23,7 +23,7 @@ from wsss_lib.methods.cpn import (
     remainder,
     triplet_loss,
 )
-from wsss_lib.nn.class_maps import keep_strongest, min_max, soft_masks, with_background
+from wsss_lib.nn.class_maps import keep_strongest, min_max, min_pooling_loss, soft_masks, with_background
 from wsss_lib.nn.patches import hide, visible_share
 from wsss_lib.nn.pcm import pixel_correlation
 from wsss_lib.settings import load
@@ -269,12 +269,14 @@ def test_the_terms_are_their_equations_on_the_maps_of_the_branches(method, batch
             "classify": sum(scores) / 3,
             "tcp": triplet_loss(*triplet, lam),
             "cpcr": cross_loss(*triplet, lam, 0.2, "weighted"),
+            "rvmin": sum(min_pooling_loss(refined[:, 1:] * batch.label[:, :, None, None]) for _, refined in triplet)
+            / 3,
         }
     assert list(losses.terms) == list(expected)
     for name, value in expected.items():
         torch.testing.assert_close(losses.terms[name], value)
         assert value > 0
-    torch.testing.assert_close(losses.total, sum(expected.values()))
+    torch.testing.assert_close(losses.total, sum(expected[name] for name in ("classify", "tcp", "cpcr")))
 
 
 def test_if_nothing_is_hidden_the_first_half_is_the_image_and_the_triplet_loss_zero(method, batch):
@@ -295,7 +297,12 @@ def test_all_terms_are_the_same_for_the_complementary_draw(method, batch, shown,
 
 @pytest.mark.parametrize(
     ("term", "taught"),
-    [("classify", {"network"}), ("tcp", {"network", "refinement"}), ("cpcr", {"refinement"})],
+    [
+        ("classify", {"network"}),
+        ("tcp", {"network", "refinement"}),
+        ("cpcr", {"refinement"}),
+        ("rvmin", {"refinement"}),
+    ],
 )
 def test_a_term_reaches_what_it_teaches_and_nothing_else(method, batch, shown, term, taught):
     terms_of(method, batch, shown).terms[term].backward()
@@ -357,10 +364,12 @@ def test_the_cam_is_the_sum_of_both_refinements_less_its_minimum(batch, softmax_
 
 def test_a_weight_changes_the_total_and_no_term(method, batch, shown):
     before = terms_of(method.eval(), batch, shown)
-    method.w_tcp, method.w_cpcr = 0.5, 0.0
+    method.w_tcp, method.w_cpcr, method.w_rvmin = 0.5, 0.0, 2.0
     after = terms_of(method, batch, shown)
     assert after.terms == before.terms
-    torch.testing.assert_close(after.total, after.terms["classify"] + 0.5 * after.terms["tcp"])
+    torch.testing.assert_close(
+        after.total, after.terms["classify"] + 0.5 * after.terms["tcp"] + 2 * after.terms["rvmin"]
+    )
 
 
 def test_without_prcm_the_refined_maps_are_those_of_pcm_and_the_rest_starts_the_same(batch):
@@ -440,7 +449,8 @@ def test_under_autocast_the_terms_are_nearly_the_same(method, batch, shown):
 
 def test_the_settings_reach_the_method():
     values = {"patches": "superpixel", "sides": [4, 32], "p_h": 0.25, "share": 0.5, "eps": 0.2}
-    values |= {"softmax_axis": "space", "background": "code", "w_tcp": 0.5, "w_cpcr": 0.0, "prcm": False}
+    values |= {"softmax_axis": "space", "background": "code", "w_tcp": 0.5, "w_cpcr": 0.0, "w_rvmin": 1.0}
+    values |= {"prcm": False}
     section = load("smoke", {f"cpn.{name}": value for name, value in values.items()}).cpn
     method = cpn.build(backbones.build("tiny"), 6, section)
     assert {**{name: getattr(method, name) for name in values}, "sides": list(method.sides)} == values

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from wsss_lib.errors import SettingsError
 from wsss_lib.methods.base import Losses, Progress, Refining, multi_label_soft_margin
-from wsss_lib.nn.class_maps import hardest_mean, keep_strongest, min_max
+from wsss_lib.nn.class_maps import hardest_mean, keep_strongest, min_max, min_pooling_loss
 from wsss_lib.nn.patches import draw_side, grid_patches, hide, visible_share
 
 if TYPE_CHECKING:
@@ -235,6 +235,8 @@ class CPN(Refining):
         As in `remainder`.
     w_tcp, w_cpcr : float
         w_2 and w_3 of equation 17, the weights of the two terms.
+    w_rvmin : float
+        Weight of `min_pooling_loss` of the refined maps. Not in the paper; 1 in its released code.
     prcm : bool
         Add the PRCM to the refined maps; False: PCM alone, as in the paper's Table 2.
 
@@ -258,6 +260,7 @@ class CPN(Refining):
         background: str = "weighted",
         w_tcp: float = 1.0,
         w_cpcr: float = 1.0,
+        w_rvmin: float = 0.0,
         prcm: bool = True,
     ) -> None:
         super().__init__(backbone, n_classes, prcm, softmax_axis)
@@ -269,7 +272,7 @@ class CPN(Refining):
                 raise SettingsError(f"{name}={given!r}: choose one of {', '.join(choices)}")
         self.patches, self.sides, self.p_h = patches, tuple(sides), p_h
         self.share, self.eps, self.background = share, eps, background
-        self.w_tcp, self.w_cpcr = w_tcp, w_cpcr
+        self.w_tcp, self.w_cpcr, self.w_rvmin = w_tcp, w_cpcr, w_rvmin
 
     def draw_patches(self, batch: Batch) -> Tensor:
         """Return to which patch each pixel of a `batch` belongs (N, H, W): regions, or squares of a drawn size."""
@@ -281,14 +284,14 @@ class CPN(Refining):
         return batch.regions
 
     def loss(self, batch: Batch, progress: Progress) -> Losses:
-        """Return the terms classify, tcp and cpcr of a `batch`; they do not change with `progress`."""
+        """Return the terms classify, tcp, cpcr and rvmin of a `batch`; they do not change with `progress`."""
         patches = self.draw_patches(batch)
         shown = hide(patches, self.p_h)
         lam = visible_share(shown, patches)
         return self.triplet(batch.image, batch.label, shown.to(batch.image), lam.to(batch.image))
 
     def triplet(self, image: Tensor, label: Tensor, shown: Tensor, lam: Tensor) -> Losses:
-        """Return the three terms of `image` (N, 3, H, W), `label` (N, K), split by `shown` (N, 1, H, W), `lam` (N,)."""
+        """Return the terms of `image` (N, 3, H, W), `label` (N, K), split by `shown` (N, 1, H, W), `lam` (N,)."""
         views = self.views(image, *complementary_pair(image, shown))
         # One label a channel; background is in every image.
         with_0 = F.pad(label, (1, 0), value=1)
@@ -298,8 +301,9 @@ class CPN(Refining):
                 "classify": sum(multi_label_soft_margin(scores.mean((2, 3)), label) for scores, _ in views) / 3,
                 "tcp": triplet_loss(*branches, lam),
                 "cpcr": cross_loss(*branches, lam, self.share, self.background),
+                "rvmin": sum(min_pooling_loss(refined[:, 1:] * label[:, :, None, None]) for _, refined in views) / 3,
             },
-            {"tcp": self.w_tcp, "cpcr": self.w_cpcr},
+            {"tcp": self.w_tcp, "cpcr": self.w_cpcr, "rvmin": self.w_rvmin},
         )
 
 
@@ -327,5 +331,5 @@ def build(backbone: Backbone, n_classes: int, settings: Mapping[str, Any]) -> CP
     >>> build(backbones.build("tiny"), 6, load("paper").cpn).sides
     (56, 112)
     """
-    names = ("patches", "sides", "p_h", "share", "eps", "softmax_axis", "background", "w_tcp", "w_cpcr", "prcm")
+    names = "patches sides p_h share eps softmax_axis background w_tcp w_cpcr w_rvmin prcm".split()
     return CPN(backbone, n_classes, **{name: settings[name] for name in names})
