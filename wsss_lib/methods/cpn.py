@@ -331,5 +331,6 @@ def build(backbone: Backbone, n_classes: int, settings: Mapping[str, Any]) -> CP
     >>> build(backbones.build("tiny"), 6, load("paper").cpn).sides
     (56, 112)
     """
-    names = "patches sides p_h share eps softmax_axis background w_tcp w_cpcr w_rvmin prcm".split()
-    return CPN(backbone, n_classes, **{name: settings[name] for name in names})
+    names = ("patches", "sides", "p_h", "share", "eps", "softmax_axis", "background", "prcm")
+    weights = ("w_tcp", "w_cpcr", "w_rvmin")
+    return CPN(backbone, n_classes, **{name: settings[name] for name in names + weights})
