@@ -27,6 +27,7 @@ CDA = ("cda", {})
 CAM_COST = ("cda", {**SAME_STEPS, "cda.epochs": 3 * load("demo").cpn.epochs})
 CAM_STEPS = ("cda", {**SAME_STEPS, "cda.epochs": load("demo").cpn.epochs})
 CPN, PLAIN_MEAN, PCM_ONLY = ("cpn", {}), {"cpn.share": 1.0}, {"cpn.prcm": False}
+RVMIN = ("cpn", {"cpn.w_rvmin": 1.0})
 SEAM_STAR = ("seam", {"seam.prcm": True})
 TEST_SCALES = {"0.5": [0.5], "1.0": [1.0], "1.5": [1.5], "2.0": [2.0], "all": load("demo").localize.scales}
 DEFT = ("deft", {})
@@ -106,6 +107,7 @@ TABLES = {
         "cpcr times 5": ("cpn", {**PCM_ONLY, **PLAIN_MEAN, "cpn.w_cpcr": 5.0}),
         "with OHEM": ("cpn", PCM_ONLY),
         "with OHEM + PRCM": CPN,
+        "with L_rvmin, too": RVMIN,
     },
     "cpn_table4": {f"p_h {p_h:g}": ("cpn", {"cpn.p_h": p_h}) for p_h in (0.1, 0.2, 0.3, 0.4, 0.5)},
     "cpn_patches": {
@@ -168,6 +170,7 @@ TABLES = {
         "CAM, twice the steps": ("cam", {"cam.epochs": 2 * load("laptop").cam.epochs}),
         "SEAM": ("seam", {}),
         "CPN": CPN,
+        "CPN, with L_rvmin": RVMIN,
         "CPN, soft-max over cells": ("cpn", {"cpn.softmax_axis": "space"}),
     },
 }
