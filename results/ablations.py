@@ -27,7 +27,7 @@ CDA = ("cda", {})
 CAM_COST = ("cda", {**SAME_STEPS, "cda.epochs": 3 * load("demo").cpn.epochs})
 CAM_STEPS = ("cda", {**SAME_STEPS, "cda.epochs": load("demo").cpn.epochs})
 CPN, PLAIN_MEAN, PCM_ONLY = ("cpn", {}), {"cpn.share": 1.0}, {"cpn.prcm": False}
-RVMIN = ("cpn", {"cpn.w_rvmin": 1.0})
+NO_RVMIN = ("cpn", {"cpn.w_rvmin": 0.0})
 SEAM_STAR = ("seam", {"seam.prcm": True})
 TEST_SCALES = {"0.5": [0.5], "1.0": [1.0], "1.5": [1.5], "2.0": [2.0], "all": load("demo").localize.scales}
 DEFT = ("deft", {})
@@ -101,13 +101,13 @@ TABLES = {
         "CAM, same steps": CAM_STEPS,
         "CAM, same cost": CAM_COST,
         "SEAM": ("seam", {}),
-        "halves, classified": ("cpn", {**PCM_ONLY, "cpn.w_tcp": 0.0, "cpn.w_cpcr": 0.0}),
+        "halves, classified": ("cpn", {**PCM_ONLY, "cpn.w_tcp": 0.0, "cpn.w_cpcr": 0.0, "cpn.w_rvmin": 0.0}),
         "tcp + PCM": ("cpn", {**PCM_ONLY, "cpn.w_cpcr": 0.0}),
         "tcp + cpcr + PCM": ("cpn", {**PCM_ONLY, **PLAIN_MEAN}),
         "cpcr times 5": ("cpn", {**PCM_ONLY, **PLAIN_MEAN, "cpn.w_cpcr": 5.0}),
         "with OHEM": ("cpn", PCM_ONLY),
         "with OHEM + PRCM": CPN,
-        "with L_rvmin, too": RVMIN,
+        "without L_rvmin": NO_RVMIN,
     },
     "cpn_table4": {f"p_h {p_h:g}": ("cpn", {"cpn.p_h": p_h}) for p_h in (0.1, 0.2, 0.3, 0.4, 0.5)},
     "cpn_patches": {
@@ -170,8 +170,7 @@ TABLES = {
         "CAM, twice the steps": ("cam", {"cam.epochs": 2 * load("laptop").cam.epochs}),
         "SEAM": ("seam", {}),
         "CPN": CPN,
-        "CPN, with L_rvmin": RVMIN,
-        "CPN, soft-max over cells": ("cpn", {"cpn.softmax_axis": "space"}),
+        "CPN, without L_rvmin": NO_RVMIN,
     },
 }
 # profile laptop; the others are on toy scenes, profile demo

@@ -236,7 +236,8 @@ class CPN(Refining):
     w_tcp, w_cpcr : float
         w_2 and w_3 of equation 17, the weights of the two terms.
     w_rvmin : float
-        Weight of `min_pooling_loss` of the refined maps. Not in the paper; 1 in its released code.
+        Weight of `min_pooling_loss` of the refined maps. Not in the paper; in its released code, as in SEAM's, and without
+        it the pixel features may become all alike.
     prcm : bool
         Add the PRCM to the refined maps; False: PCM alone, as in the paper's Table 2.
 
@@ -260,7 +261,7 @@ class CPN(Refining):
         background: str = "weighted",
         w_tcp: float = 1.0,
         w_cpcr: float = 1.0,
-        w_rvmin: float = 0.0,
+        w_rvmin: float = 1.0,
         prcm: bool = True,
     ) -> None:
         super().__init__(backbone, n_classes, prcm, softmax_axis)
