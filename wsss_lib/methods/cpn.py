@@ -236,8 +236,8 @@ class CPN(Refining):
     w_tcp, w_cpcr : float
         w_2 and w_3 of equation 17, the weights of the two terms.
     w_rvmin : float
-        Weight of `min_pooling_loss` of the refined maps. Not in the paper; in its released code, as in SEAM's, and without
-        it the pixel features may become all alike.
+        Weight of `min_pooling_loss` of the refined maps. Not in the paper; in its released code, as in SEAM's. Without it
+        the pixel features may become all alike.
     prcm : bool
         Add the PRCM to the refined maps; False: PCM alone, as in the paper's Table 2.
 
