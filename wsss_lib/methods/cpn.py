@@ -3,8 +3,8 @@ r"""CPN: two complementary halves of an image together show more of an object th
 One idea: a classifier looks at the telling part. Hide random patches and it has to look elsewhere; hide the other
 patches and it finds the rest. The sum of both maps, weighted by how much each half shows, teaches the map of the
 whole image, and what one half lacks teaches the refined map of the other. Zhang et al., Complementary Patch for
-Weakly Supervised Semantic Segmentation, ICCV 2021, equations 6 to 17. Stop-gradients, the largest class of each cell
-and the min-max scaling are not in the paper; they are those of its released code.
+Weakly Supervised Semantic Segmentation, ICCV 2021, equations 6 to 17. Stop-gradients, the largest class of each cell,
+the min-max scaling and L_rvmin are not in the paper; they are those of its released code.
 """
 
 from __future__ import annotations
@@ -208,7 +208,9 @@ def cross_loss(
 
 
 class CPN(Refining):
-    r"""Three branches of one network, for an image and its halves: :math:`L = L_{cls} + w_2 L_{tcp} + w_3 L_{cpcr}`.
+    r"""Three branches of one network, for an image and its halves.
+
+    .. math:: L = L_{cls} + w_2 L_{tcp} + w_3 L_{cpcr} + w L_{rvmin}
 
     Refined maps reach only the pixel features and phi; the backbone and the classifier learn from the classification
     and from the first term of L_tcp.
@@ -236,8 +238,8 @@ class CPN(Refining):
     w_tcp, w_cpcr : float
         w_2 and w_3 of equation 17, the weights of the two terms.
     w_rvmin : float
-        Weight of `min_pooling_loss` of the refined maps. Not in the paper; in its released code, as in SEAM's. Without it
-        the pixel features may become all alike.
+        Weight of `min_pooling_loss` of the refined maps. Not in the paper; in its released code, as in SEAM's. Without
+        it the pixel features may become all alike.
     prcm : bool
         Add the PRCM to the refined maps; False: PCM alone, as in the paper's Table 2.
 
