@@ -714,11 +714,12 @@ print(
 # run. Only with `profile = "paper"` do they answer the same question.
 
 # %% tags=["nbval-ignore-output"]
-source = ("cda", "irn") if method == "cam" else next(pair for pair in pairs.index if pair[0] == method)
-side = "without" if method == "cam" else "with"
+alone = {"cam": "irn"}.get(method, method)  # the name of the method where it is a host
+side = "with" if any(paper == method for paper, _ in pairs.index) else "without"
+source = next(pair for pair in pairs.index if (pair[0] == method if side == "with" else pair[1] == alone))
 printed = pairs.loc[source].xs(side, level="side")
 here = [seed_score["fixed"]["miou"], mask_score["miou"], val_score["miou"]]
-title = f"{'plain CAM' if method == 'cam' else proper(method)} on {proper(source[1])}"
+title = f"{proper(method)} on {proper(source[1])}" if side == "with" else f"{proper(alone)} as a host"
 pd.DataFrame({
     f"paper: {title}, VOC 2012 (%)": printed.to_list(),
     f"here: {method}, {folder.name}, {settings.backbone.name}, {profile} (%)": [f"{100 * v:.1f}" for v in here],
