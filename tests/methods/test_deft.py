@@ -376,8 +376,12 @@ def test_the_seed_decides_the_swap_and_nothing_else(method, batch):
 
 def test_every_weight_is_in_one_group_and_only_the_backbone_learns_slowly(method):
     groups = {g["name"]: g for g in method.parameter_groups(7.0)}
-    assert {name: g["lr_factor"] for name, g in groups.items()} == {"backbone": 1.0, "classifier": 7.0}
-    assert len(groups["classifier"]["params"]) == 5
+    assert {name: g["lr_factor"] for name, g in groups.items()} == {
+        "backbone": 1.0,
+        "classifier": 7.0,
+        "attention": 10.0,
+    }
+    assert len(groups["classifier"]["params"]) == 3 and len(groups["attention"]["params"]) == 2
     grouped = [id(p) for g in groups.values() for p in g["params"]]
     assert sorted(grouped) == sorted(id(p) for p in method.parameters())
 
@@ -395,9 +399,11 @@ def test_a_value_out_of_its_range_is_one_line_with_the_remedy(given):
 
 def test_the_settings_reach_the_method():
     given = {"attention_maps": 3, "lambda_dis": 0.9, "start": 0.25, "swap": "background", "map": "max"}
+    given["attention_factor"] = 0.5
     made = deft.build(backbones.build("tiny"), 6, load("smoke", {f"deft.{k}": v for k, v in given.items()}).deft)
     assert made.attend_fg.out_channels == made.attend_bg.out_channels == 3
     assert (made.weight, made.start, made.ways, made.map) == (0.9, 0.25, ("bg",), "max")
+    assert made.attention_factor == 0.5
 
 
 def test_the_papers_numbers_are_in_its_profile():

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from wsss_lib.errors import SettingsError
-from wsss_lib.methods.base import Losses, Method, Progress, multi_label_soft_margin
+from wsss_lib.methods.base import Losses, Method, Progress, backbone_and_rest, multi_label_soft_margin
 from wsss_lib.nn.class_maps import class_maps
 
 if TYPE_CHECKING:
@@ -252,6 +252,9 @@ class DEFT(Method):
         Which ways are learnt from: ``both``, ``background`` (new backgrounds only), ``foreground``, ``none``.
     map : str
         What `cam` returns: ``fg``, the positive scores of f_fg alone, or ``max``, equation 7.
+    attention_factor : float
+        Factor on the learning rate of the aggregators. The faster they learn, the sooner each looks at one point only,
+        and a map that is told by one point need not cover the object.
 
     Raises
     ------
@@ -275,6 +278,7 @@ class DEFT(Method):
         start: float = 0.5,
         swap: str = "both",
         map: str = "fg",
+        attention_factor: float = 10.0,
     ) -> None:
         super().__init__(n_classes)
         if attention_maps < 1 or weight < 0 or not 0 <= start <= 1:
@@ -285,6 +289,7 @@ class DEFT(Method):
         if map not in MAPS:
             raise SettingsError(f"map={map!r}: choose one of {', '.join(MAPS)}")
         self.backbone, self.weight, self.start, self.ways, self.map = backbone, weight, start, SWAPS[swap], map
+        self.attention_factor = attention_factor
         channels = backbone.out_channels
         self.attend_fg = nn.Conv2d(channels, attention_maps, 1, bias=False)  # a bias would not outlive the soft-max
         self.attend_bg = nn.Conv2d(channels, attention_maps, 1, bias=False)
@@ -311,6 +316,14 @@ class DEFT(Method):
         z = self.backbone(image)
         fg = class_maps(z, self.classify_fg.weight)
         return fg.relu() if self.map == "fg" else localisation_map(fg, class_maps(z, self.classify_bg.weight))
+
+    def parameter_groups(self, classifier_factor: float = 10.0) -> list[dict]:
+        """Split what learns into the backbone (x1), the attention (x `attention_factor`) and the classifiers."""
+        attention = [layer.weight for layer in (self.attend_fg, self.attend_bg)]
+        groups = backbone_and_rest(self, "classifier", classifier_factor)
+        for group in groups:
+            group["params"] = [p for p in group["params"] if all(p is not weight for weight in attention)]
+        return [*groups, {"name": "attention", "params": attention, "lr_factor": self.attention_factor}]
 
     def loss(self, batch: Batch, progress: Progress) -> Losses:
         """Return the loss of a `batch`; before ``start`` the swap terms are 0 and their classifier learns nothing.
@@ -362,4 +375,5 @@ def build(backbone: Backbone, n_classes: int, settings: Mapping[str, Any]) -> DE
         start=settings["start"],
         swap=settings["swap"],
         map=settings["map"],
+        attention_factor=settings["attention_factor"],
     )
