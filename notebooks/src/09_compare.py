@@ -711,7 +711,9 @@ print(
 # ## Measure 5: paper · here
 #
 # Two columns, never one. The papers' numbers are for VOC 2012 and a large network; ours are for the data and the network of this
-# run. Only with `profile = "paper"` do they answer the same question.
+# run. Only with `profile = "paper"` do they answer the same question. A method of these papers stands here *on its host*;
+# what is itself only a host in them, such as plain CAM (IRN's first step) or SEAM, stands here as it was printed without any
+# method on top.
 
 # %% tags=["nbval-ignore-output"]
 alone = {"cam": "irn"}.get(method, method)  # the name of the method where it is a host

@@ -156,20 +156,23 @@ def test_image_and_two_stages_lie_on_the_grid_of_the_last(name, stride):
     module, image = PixelFeatures(net.channels), numbers(1, 3, 70, 64)
     with torch.no_grad():
         features, embedding = module(image, net.stages(image))
-    size = (-(-70 // stride), 64 // stride)
-    assert features.shape == (1, 195, *size) and embedding.shape == (1, 192, *size)
+    size, first = (-(-70 // stride), 64 // stride), min(64, net.channels[-3])
+    width = first + min(128, net.channels[-2])
+    assert features.shape == (1, 3 + width, *size) and embedding.shape == (1, width, *size)
     small = nn.functional.interpolate(image, size, mode="bilinear", align_corners=True)
     torch.testing.assert_close(features[:, :3], small)
-    assert (features[:, 3:] >= 0).all() and (features[:, 3:67] > 0).any() and (features[:, 67:] > 0).any()
+    assert (
+        (features[:, 3:] >= 0).all() and (features[:, 3 : 3 + first] > 0).any() and (features[:, 3 + first :] > 0).any()
+    )
     torch.testing.assert_close(embedding, module.embed(features))
 
 
 def test_no_convolution_has_a_bias_and_channels_are_the_papers():
-    module = PixelFeatures((16, 32, 64, 128))
+    module = PixelFeatures((64, 256, 512, 1024, 2048))
     shapes = {name: tuple(p.shape) for name, p in module.named_parameters()}
     assert shapes == {
-        "reduce.0.weight": (64, 32, 1, 1),
-        "reduce.1.weight": (128, 64, 1, 1),
+        "reduce.0.weight": (64, 512, 1, 1),
+        "reduce.1.weight": (128, 1024, 1, 1),
         "embed.weight": (192, 195, 1, 1),
     }
 
