@@ -126,14 +126,15 @@ def build_method(run: Run) -> methods.Method:
     >>> build_method(getfixture("smoke_run")).n_classes
     6
     """
-    backbone, bank = build_backbone(run), load_instances(run) if run.method in methods.WRAPPERS else None
-    model = seeded(run.seed, lambda: methods.build(run.method, backbone, run.folder.n_classes, run.settings, bank))
+    model = _without_start(run)
     if before := _classifier_before(run):
         model.start_from(load_classifier(before))
-    learnt = before or run.settings.backbone.weights  # only then are there statistics that are worth keeping
-    if learnt and run.settings.get(run.method, {}).get("frozen_norm"):
-        model.backbone.freeze(model.backbone.frozen_stages, norm=True)
     return model
+
+
+def _without_start(run: Run) -> methods.Method:
+    backbone, bank = build_backbone(run), load_instances(run) if run.method in methods.WRAPPERS else None
+    return seeded(run.seed, lambda: methods.build(run.method, backbone, run.folder.n_classes, run.settings, bank))
 
 
 def recipe(run: Run) -> Section:
@@ -338,7 +339,7 @@ def load_classifier(run: Run) -> methods.Method:
     >>> load_classifier(getfixture("smoke_run")).training
     False
     """
-    return _trained(run, build_method, train_classifier)
+    return _trained(run, _without_start, train_classifier)
 
 
 def make_cams(run: Run) -> Stage:

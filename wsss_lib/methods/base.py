@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from wsss_lib.errors import SettingsError, WsssError
-from wsss_lib.nn.class_maps import soft_masks
+from wsss_lib.nn.class_maps import min_pooling_loss, soft_masks
 from wsss_lib.nn.norm import still_statistics
 from wsss_lib.nn.pcm import SOFTMAX_AXES, PixelFeatures, pixel_correlation, pixel_region_correlation
 
@@ -257,6 +257,15 @@ class Refining(Method):
         whole = self.both_maps(image)
         with still_statistics(self.backbone):
             return [whole, *map(self.both_maps, made)]
+
+    def classify(self, views: list[tuple[Tensor, Tensor]], label: Tensor) -> Tensor:
+        """Return the mean classification loss of `views`, which all have the `label` (N, K)."""
+        return sum(multi_label_soft_margin(scores.mean((2, 3)), label) for scores, _ in views) / len(views)
+
+    def rvmin(self, views: list[tuple[Tensor, Tensor]], label: Tensor) -> Tensor:
+        """Return the mean `min_pooling_loss` of the refined maps of `views`, over the classes of `label` (N, K)."""
+        present = label[:, :, None, None]
+        return sum(min_pooling_loss(refined[:, 1:] * present) for _, refined in views) / len(views)
 
     def maps(self, image: Tensor) -> Tensor:
         """Return the class scores at every cell (N, K, h, w) of `image` (N, 3, H, W), before the refinement."""

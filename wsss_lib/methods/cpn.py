@@ -17,8 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from wsss_lib.errors import SettingsError
-from wsss_lib.methods.base import Losses, Progress, Refining, multi_label_soft_margin
-from wsss_lib.nn.class_maps import hardest_mean, keep_strongest, min_max, min_pooling_loss
+from wsss_lib.methods.base import Losses, Progress, Refining
+from wsss_lib.nn.class_maps import hardest_mean, keep_strongest, min_max
 from wsss_lib.nn.patches import draw_side, grid_patches, hide, visible_share
 
 if TYPE_CHECKING:
@@ -301,10 +301,10 @@ class CPN(Refining):
         branches = [Maps(min_max(scores, label, self.eps), min_max(refined, with_0)) for scores, refined in views]
         return Losses.weighted(
             {
-                "classify": sum(multi_label_soft_margin(scores.mean((2, 3)), label) for scores, _ in views) / 3,
+                "classify": self.classify(views, label),
                 "tcp": triplet_loss(*branches, lam),
                 "cpcr": cross_loss(*branches, lam, self.share, self.background),
-                "rvmin": sum(min_pooling_loss(refined[:, 1:] * label[:, :, None, None]) for _, refined in views) / 3,
+                "rvmin": self.rvmin(views, label),
             },
             {"tcp": self.w_tcp, "cpcr": self.w_cpcr, "rvmin": self.w_rvmin},
         )

@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from wsss_lib.errors import SettingsError
-from wsss_lib.methods.base import Losses, Progress, Refining, multi_label_soft_margin
-from wsss_lib.nn.class_maps import hardest_mean, keep_strongest, min_max, min_pooling_loss, with_background
+from wsss_lib.methods.base import Losses, Progress, Refining
+from wsss_lib.nn.class_maps import hardest_mean, keep_strongest, min_max, with_background
 
 if TYPE_CHECKING:
     from wsss_lib.backbones.base import Backbone
@@ -177,11 +177,10 @@ class SEAM(Refining):
         grid = views[1][0].shape[2:]
         original, small = (resize(min_max(maps, label, self.eps), grid) for maps, _ in views)
         refined_original, refined_small = (resize(min_max(refined, with_0), grid) for _, refined in views)
-        present = label[:, :, None, None]
         return Losses.weighted(
             {
-                "classify": sum(multi_label_soft_margin(maps.mean((2, 3)), label) for maps, _ in views) / 2,
-                "rvmin": sum(min_pooling_loss(refined[:, 1:] * present) for _, refined in views) / 2,
+                "classify": self.classify(views, label),
+                "rvmin": self.rvmin(views, label),
                 "er": equivariance_loss(original, small),
                 "ecr": cross_loss(original, small, refined_original, refined_small, self.share),
             }
