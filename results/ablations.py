@@ -10,6 +10,7 @@ import argparse
 import itertools
 
 import pandas as pd
+from deft import activations, scores_by_context
 
 from data_prep.ready import ready
 from wsss_lib import results, stages
@@ -152,6 +153,8 @@ TABLES = {
         for bias in (0.0, 0.6, 0.9)
         for name, method in (("CAM", "cam"), ("DEFT", "deft"))
     },
+    "deft_activations": {"CAM": ("cam", {}), "CutMix": ("cda", {**ALONE, "cda.augmentation": "cutmix"}), "DEFT": DEFT},
+    "deft_table3": {"CAM": ("cam", {}), "DEFT": DEFT},
     "deft_photographs": {"CAM": ("cam", {}), "DEFT": DEFT, "DEFT, attention 100 times as fast": FAST},
     "copy_paste_photographs": {
         "CAM": ("cam", {}),
@@ -171,6 +174,8 @@ TABLES = {
 # profile laptop; the others are on toy scenes, profile demo
 PHOTOGRAPHS = ("copy_paste_photographs", "cpn_photographs", "deft_photographs")
 ONE_SEED = ("csd_lambdas", "cpn_patches")
+# The lines of a run in a table, where they are not its scores.
+MEASURES = {"deft_activations": activations, "deft_table3": scores_by_context}
 
 
 def true_masks(run: Run):
@@ -194,12 +199,12 @@ def main() -> None:
     for name in tables:
         profile, root = ("laptop", options.data_root) if name in PHOTOGRAPHS else ("demo", "")
         seeds = options.seeds[:1] if name in ONE_SEED else options.seeds
-        lines = []
+        measure, lines = MEASURES.get(name, lambda run: [results.seed_scores(run)]), []
         for seed, (row, (method, overrides)) in itertools.product(seeds, TABLES[name].items()):
             scenes = {} if root else {"toy.seed": seed}
             settings = load(profile, {**overrides, **scenes})
             run = Run(settings, ready(settings, data_root=root), method, seed, root=options.runs_root)
-            lines.append({"row": row, "seed": seed, **results.seed_scores(run)})
+            lines += [{"row": row, "seed": seed, **line} for line in measure(run)]
             print(name, lines[-1], flush=True)
         results.record(
             project_root() / "results" / f"{name}.csv",

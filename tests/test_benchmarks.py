@@ -1,29 +1,19 @@
 """The benchmarks: what they compare is equal, and their records can be read. No time is measured here."""
 
-import importlib.util
 import json
 
 import pytest
 import torch
 
 
-def load(project, name):
-    spec = importlib.util.spec_from_file_location(f"benchmark_{name}", project / "benchmarks" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(project / "benchmarks")  # where a script finds what the benchmarks share
-        spec.loader.exec_module(module)
-    return module
+@pytest.fixture
+def cam_inference(script):
+    return script("benchmarks", "cam_inference")
 
 
 @pytest.fixture
-def cam_inference(project, tmp_path):
-    return load(project, "cam_inference")
-
-
-@pytest.fixture
-def patch_pairs(project):
-    return load(project, "patch_pairs")
+def patch_pairs(script):
+    return script("benchmarks", "patch_pairs")
 
 
 def small_images():
@@ -74,8 +64,8 @@ def test_a_claim_holds_only_with_the_ratio_of_medians_and_equal_maps(cam_inferen
     assert record["ratio"] == sorted(reference)[1]
 
 
-def test_pasting_ends_with_a_record_and_its_verdict(project, capsys):
-    code = load(project, "paste").main(["--batch", "1", "--side", "64", "--rounds", "1"])
+def test_pasting_ends_with_a_record_and_its_verdict(script, capsys):
+    code = script("benchmarks", "paste").main(["--batch", "1", "--side", "64", "--rounds", "1"])
     record = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert {"claim", "ours", "reference", "unit", "ratio", "bar", "rounds", "threads", "machine", "torch"} < set(record)
     assert code == (0 if record["holds"] else 1)
@@ -139,8 +129,8 @@ def test_the_first_round_warms_up(patch_pairs):
     assert calls == ["a", "b"] * 3 and [len(values) for values in seconds.values()] == [2, 2]
 
 
-def test_all_benchmarks_are_found_and_one_that_fails_fails_all(project, tmp_path, monkeypatch, capsys):
-    runner = load(project, "__main__")
+def test_all_benchmarks_are_found_and_one_that_fails_fails_all(script, tmp_path, monkeypatch, capsys):
+    runner = script("benchmarks", "__main__")
     names = set(runner.names())
     assert {"cam_inference", "paste", "patch_pairs"} <= names and not {"_measure", "__main__"} & names
     claims = {

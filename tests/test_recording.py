@@ -1,8 +1,5 @@
 """The commands in results/: every row of every table can be run, and DEFT's measures are what they say."""
 
-import importlib.util
-import sys
-
 import pytest
 
 from wsss_lib import methods, stages
@@ -10,23 +7,13 @@ from wsss_lib.runs import Run
 from wsss_lib.settings import load
 
 
-@pytest.fixture(scope="module")
-def script(project):
-    """Load a file of results/ as a module."""
-
-    def of(name):
-        spec = importlib.util.spec_from_file_location(name, project / "results" / f"{name}.py")
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        return module
-
-    sys.path.insert(0, str(project / "results"))
-    yield of
-    sys.path.remove(str(project / "results"))
+@pytest.fixture
+def deft(script):
+    return script("results", "deft")
 
 
 def test_every_row_is_a_method_with_settings_that_exist_and_no_two_rows_are_the_same_run(script):
-    ablations = script("ablations")
+    ablations = script("results", "ablations")
     for table, rows in ablations.TABLES.items():
         profile = "laptop" if table in ablations.PHOTOGRAPHS else "demo"
         runs = {(method, repr(load(profile, overrides))) for method, overrides in rows.values()}
@@ -34,26 +21,25 @@ def test_every_row_is_a_method_with_settings_that_exist_and_no_two_rows_are_the_
         assert {method for method, _ in rows.values()} <= set(methods.METHODS), table
 
 
-def test_defts_activations_are_measured_before_each_epoch_and_after_the_last(script, smoke_run, tmp_path):
+def test_defts_activations_are_measured_before_each_epoch_and_after_the_last(deft, smoke_run, tmp_path):
     run = Run(load("smoke"), smoke_run.folder, "deft", root=tmp_path)
-    lines = script("deft").activations(run)
+    lines = deft.activations(run)
     assert [line["epoch"] for line in lines] == list(range(stages.recipe(run).epochs + 1))
     for line in lines:
         assert set(line) == {"epoch", "afa_own", "aba_own", "afa_other", "aba_other", "spread"} and line["spread"] > 0
     assert lines[0]["afa_own"] != lines[-1]["afa_own"]
 
 
-def test_the_training_that_is_watched_is_that_of_the_stage(script, smoke_run, tmp_path, monkeypatch):
-    deft, seen = script("deft"), []
-    fit = deft.fit
+def test_the_training_that_is_watched_is_that_of_the_stage(deft, smoke_run, tmp_path, monkeypatch):
+    run, fit, seen = Run(load("smoke"), smoke_run.folder, "deft", root=tmp_path), deft.fit, []
+    expected = stages.load_classifier(run).state_dict()
     monkeypatch.setattr(deft, "fit", lambda model, *a, **k: seen.append(fit(model, *a, **k)))
-    deft.activations(Run(load("smoke"), smoke_run.folder, "deft", root=tmp_path))
-    expected = stages.load_classifier(smoke_run.of("deft")).state_dict()
+    deft.activations(run)
     assert all((value == expected[name]).all() for name, value in seen[0].state_dict().items())
 
 
-def test_table_3_has_a_line_for_each_class_in_percent(script, smoke_run):
-    lines = script("deft").table3(smoke_run)
+def test_table_3_has_a_line_for_each_class_in_percent(deft, smoke_run):
+    lines = deft.scores_by_context(smoke_run)
     assert {line["class"] for line in lines} == set(smoke_run.folder.classes)
     assert all(0 <= line["ratio"] <= 100 and (line["own"] is None or 0 <= line["own"] <= 100) for line in lines)
     assert max(line["own"] or 0 for line in lines) > 1
