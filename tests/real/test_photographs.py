@@ -52,14 +52,19 @@ def test_papers_settings_take_two_steps_a_stage_through_papermill(photos, tmp_pa
         "instances.epsilon_2": 1.0,
         "cda.batch_size": 2,
         "csd.batch_size": 2,
+        "seam.batch_size": 2,
+        "seam.lr": 1e-3,
+        "cpn.batch_size": 2,
+        "cpn.lr": 1e-3,
         "segmentation.max_steps": 2,
         "segmentation.batch_size": 4,
         "segment.scales": [1.0],
         "machine.workers": 0,
         "machine.processes": 1,
     }
-    outcomes = cli.run(["02", "03", "08"], profile="paper", data_root=photos, runs_root=tmp_path, overrides=overrides)
-    assert [(o.state, o.message) for o in outcomes] == [("done", "")] * 3
+    lessons = ["02", "03", "04", "05", "08"]
+    outcomes = cli.run(lessons, profile="paper", data_root=photos, runs_root=tmp_path, overrides=overrides)
+    assert [(o.state, o.message) for o in outcomes] == [("done", "")] * len(lessons)
     assert {(r["pipeline"].partition("+")[0], r["stage"]) for r in collect(tmp_path)} == {
         ("cam", "classifier"),
         ("cam", "cams"),
@@ -67,10 +72,7 @@ def test_papers_settings_take_two_steps_a_stage_through_papermill(photos, tmp_pa
         ("cam", "pseudo_masks"),
         ("cam", "segmentation"),
         ("cam", "val_masks"),
-        ("cda", "classifier"),
-        ("cda", "cams"),
-        ("csd", "classifier"),
-        ("csd", "cams"),
+        *((method, stage) for method in ("cda", "csd", "seam", "cpn", "deft") for stage in ("classifier", "cams")),
     }
     logs = sorted(tmp_path.rglob("log.csv"))
-    assert [len(log.read_text().splitlines()) for log in logs] == [3] * 4, "a header and two steps each"
+    assert [len(log.read_text().splitlines()) for log in logs] == [3] * 7, "a header and two steps each"
