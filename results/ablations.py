@@ -29,6 +29,7 @@ CAM_COST = ("cda", {**SAME_STEPS, "cda.epochs": 3 * load("demo").cpn.epochs})
 CAM_STEPS = ("cda", {**SAME_STEPS, "cda.epochs": load("demo").cpn.epochs})
 CPN, PLAIN_MEAN, PCM_ONLY = ("cpn", {}), {"cpn.share": 1.0}, {"cpn.prcm": False}
 NO_RVMIN = ("cpn", {"cpn.w_rvmin": 0.0})
+HALVES = ("cpn", {**PCM_ONLY, "cpn.w_tcp": 0.0, "cpn.w_cpcr": 0.0, "cpn.w_rvmin": 0.0})
 SEAM_STAR = ("seam", {"seam.prcm": True})
 TEST_SCALES = {"0.5": [0.5], "1.0": [1.0], "1.5": [1.5], "2.0": [2.0], "all": load("demo").localize.scales}
 DEFT, FAST = ("deft", {}), ("deft", {"deft.attention_factor": 10.0})
@@ -102,7 +103,7 @@ TABLES = {
         "CAM, same steps": CAM_STEPS,
         "CAM, same cost": CAM_COST,
         "SEAM": ("seam", {}),
-        "halves, classified": ("cpn", {**PCM_ONLY, "cpn.w_tcp": 0.0, "cpn.w_cpcr": 0.0, "cpn.w_rvmin": 0.0}),
+        "halves, classified": HALVES,
         "tcp + PCM": ("cpn", {**PCM_ONLY, "cpn.w_cpcr": 0.0}),
         "tcp + cpcr + PCM": ("cpn", {**PCM_ONLY, **PLAIN_MEAN}),
         "cpcr times 5": ("cpn", {**PCM_ONLY, **PLAIN_MEAN, "cpn.w_cpcr": 5.0}),
@@ -119,13 +120,19 @@ TABLES = {
         "default": CPN,
         "soft-max over cells": ("cpn", {"cpn.softmax_axis": "space"}),
         "background not weighted": ("cpn", {"cpn.background": "whole"}),
-        "background of the code": ("cpn", {"cpn.background": "code"}),
+        "target of the code": ("cpn", {"cpn.background": "code"}),
         "39 % hidden": ("cpn", {"cpn.p_h": 0.39}),
     },
     "cpn_bias": {
         f"{name} at {bias:g}": (method, {**overrides, "toy.context_bias": bias})
         for bias in (0.0, 0.6, 0.9)
-        for name, (method, overrides) in (("CAM, same cost", CAM_COST), ("SEAM", ("seam", {})), ("CPN", CPN))
+        for name, (method, overrides) in (
+            ("CAM, same cost", CAM_COST),
+            ("CAM, same steps", CAM_STEPS),
+            ("halves, classified", HALVES),
+            ("SEAM", ("seam", {})),
+            ("CPN", CPN),
+        )
     },
     "deft_table1": {
         "CAM": ("cam", {}),

@@ -79,6 +79,11 @@ def superpixels(image: np.ndarray, settings: SuperpixelSettings = SuperpixelSett
     numpy.ndarray
         (H, W) uint16, labels from 1; 0 is kept for what belongs to no region.
 
+    Raises
+    ------
+    SettingsError
+        If SLIC gives more regions than 16 bits hold.
+
     References
     ----------
     Achanta et al., SLIC Superpixels Compared to State-of-the-Art Superpixel Methods, TPAMI 2012.
@@ -93,7 +98,10 @@ def superpixels(image: np.ndarray, settings: SuperpixelSettings = SuperpixelSett
     """
     from skimage.segmentation import slic  # takes half a second: only who computes waits for it
 
-    return slic(image, settings.n_segments, settings.compactness, start_label=1).astype(np.uint16)
+    regions = slic(image, settings.n_segments, settings.compactness, start_label=1)
+    if regions.max() > LARGEST:  # SLIC may give more than it is asked for
+        raise SettingsError(f"n_segments={settings.n_segments} gave {regions.max()} regions: ask for fewer")
+    return regions.astype(np.uint16)
 
 
 def make_superpixels(

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from wsss_lib.errors import WsssError
+from wsss_lib.errors import SettingsError, WsssError
 
 if TYPE_CHECKING:
     from wsss_lib.backbones.base import Backbone
@@ -47,7 +47,7 @@ def build(
     Raises
     ------
     WsssError
-        If the name is unknown, or a host has a host.
+        If the name is unknown, a host has a host, or a host needs the super-pixels of images that a wrapper changes.
 
     Examples
     --------
@@ -70,4 +70,8 @@ def build(
     if own["host"] in WRAPPERS:
         hosts = ", ".join(m for m in METHODS if m not in WRAPPERS)
         raise WsssError(f"{name}.host={own['host']!r} needs a host itself: choose one of {hosts}")
+    if settings.get(own["host"], {}).get("patches") == "superpixel":
+        raise SettingsError(
+            f"{own['host']}.patches='superpixel': {name} makes new images, which have none; choose grid"
+        )
     return module.build(build(own["host"], backbone, n_classes, settings), bank, own)

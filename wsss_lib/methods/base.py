@@ -6,6 +6,7 @@ one file. A method that wraps another takes it as an argument (its host).
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -13,9 +14,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from wsss_lib.errors import SettingsError, WsssError
-from wsss_lib.nn.class_maps import min_pooling_loss, soft_masks
-from wsss_lib.nn.norm import still_statistics
-from wsss_lib.nn.pcm import SOFTMAX_AXES, PixelFeatures, pixel_correlation, pixel_region_correlation
 
 if TYPE_CHECKING:
     from wsss_lib.backbones.base import Backbone
@@ -195,92 +193,6 @@ class Wrapper(Method):
         return self.host.parameter_groups(classifier_factor)
 
 
-class Refining(Method):
-    """A plain CAM classifier whose maps are refined by what cells look like; a subclass writes the `loss`.
-
-    The background is computed, not learnt, so the classifier is CAM's: a 1 x 1 convolution without bias. Maps are
-    refined by PCM (`pixel_correlation`), and by PRCM (`pixel_region_correlation`), whose result is added.
-
-    Parameters
-    ----------
-    backbone : Backbone
-        Gives the features.
-    n_classes : int
-        K, the number of foreground classes.
-    prcm : bool
-        False: PCM alone.
-    softmax_axis : str
-        As in `pixel_region_correlation`.
-
-    Raises
-    ------
-    SettingsError
-        For another axis.
-
-    Examples
-    --------
-    >>> import torch
-    >>> from wsss_lib import backbones
-    >>> maps, refined = Refining(backbones.build("tiny"), 6, prcm=True).both_maps(torch.zeros(1, 3, 64, 64))
-    >>> maps.shape, refined.shape
-    (torch.Size([1, 6, 16, 16]), torch.Size([1, 7, 16, 16]))
-    """
-
-    def __init__(self, backbone: Backbone, n_classes: int, prcm: bool, softmax_axis: str = "class") -> None:
-        super().__init__(n_classes)
-        if softmax_axis not in SOFTMAX_AXES:
-            raise SettingsError(f"softmax_axis={softmax_axis!r}: choose one of {', '.join(SOFTMAX_AXES)}")
-        self.backbone, self.prcm, self.softmax_axis = backbone, prcm, softmax_axis
-        self.classifier = nn.Conv2d(backbone.out_channels, n_classes, 1, bias=False)
-        self.features = PixelFeatures(backbone.channels)
-        if prcm:
-            self.phi = nn.Linear(self.features.out_channels, self.features.embed.out_channels, bias=False)
-
-    def both_maps(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """Return scores (N, K, h, w) and refined maps (N, 1 + K, h, w) with background of `image` (N, 3, H, W)."""
-        stages = self.backbone.stages(image)
-        maps = self.classifier(stages[-1])
-        features, embedding = self.features(image, stages)
-        masks = soft_masks(maps)
-        refined = pixel_correlation(embedding, masks)
-        if self.prcm:
-            regional = pixel_region_correlation(masks, features, embedding, self.phi.weight, self.softmax_axis)
-            refined = refined + regional
-        return maps, refined
-
-    def views(self, image: Tensor, *made: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """Return `both_maps` of `image` and of each that is `made` from it; their statistics do not reach BatchNorm's.
-
-        What is tested is whole images of one size: running statistics that know small or half hidden ones, too,
-        would be of neither.
-        """
-        whole = self.both_maps(image)
-        with still_statistics(self.backbone):
-            return [whole, *map(self.both_maps, made)]
-
-    def classify(self, views: list[tuple[Tensor, Tensor]], label: Tensor) -> Tensor:
-        """Return the mean classification loss of `views`, which all have the `label` (N, K)."""
-        return sum(multi_label_soft_margin(scores.mean((2, 3)), label) for scores, _ in views) / len(views)
-
-    def rvmin(self, views: list[tuple[Tensor, Tensor]], label: Tensor) -> Tensor:
-        """Return the mean `min_pooling_loss` of the refined maps of `views`, over the classes of `label` (N, K)."""
-        present = label[:, :, None, None]
-        return sum(min_pooling_loss(refined[:, 1:] * present) for _, refined in views) / len(views)
-
-    def maps(self, image: Tensor) -> Tensor:
-        """Return the class scores at every cell (N, K, h, w) of `image` (N, 3, H, W), before the refinement."""
-        return self.classifier(self.backbone(image))
-
-    def logits(self, image: Tensor) -> Tensor:
-        """Return the class scores (N, K) before the sigmoid of `image` (N, 3, H, W)."""
-        return self.maps(image).mean((2, 3))
-
-    def cam(self, image: Tensor) -> Tensor:
-        """Return the refined maps (N, K, h, w) of `image` (N, 3, H, W), less their minimum (as released), 0 or more."""
-        cam = self.both_maps(image)[1][:, 1:]
-        return cam - cam.amin((2, 3), keepdim=True)
-
-
 def _take_over(method: Method, trained: Method) -> None:
     weights, own = trained.state_dict(), method.state_dict()
     if without := [name for name, value in weights.items() if name not in own or own[name].shape != value.shape]:
@@ -289,7 +201,9 @@ def _take_over(method: Method, trained: Method) -> None:
     method.load_state_dict(weights, strict=False)
 
 
-def backbone_and_rest(model: nn.Module, rest: str, factor: float) -> list[dict]:
+def backbone_and_rest(
+    model: nn.Module, rest: str, factor: float, **others: tuple[Iterable[nn.Module], float]
+) -> list[dict]:
     """Split what learns into `model.backbone` at the base learning rate, and all else at `factor` times it.
 
     Parameters
@@ -297,9 +211,11 @@ def backbone_and_rest(model: nn.Module, rest: str, factor: float) -> list[dict]:
     model : nn.Module
         Has a `backbone`.
     rest : str
-        Name of the second group.
+        Name of the group of all else.
     factor : float
         Factor on its learning rate.
+    **others
+        Further groups: a name, and the modules with the factor on their learning rate.
 
     Returns
     -------
@@ -309,17 +225,45 @@ def backbone_and_rest(model: nn.Module, rest: str, factor: float) -> list[dict]:
     Examples
     --------
     >>> model = nn.Sequential()
-    >>> model.backbone, model.head = nn.Linear(2, 2), nn.Linear(2, 1)
-    >>> [(g["name"], len(g["params"]), g["lr_factor"]) for g in backbone_and_rest(model, "head", 10.0)]
-    [('backbone', 2, 1.0), ('head', 2, 10.0)]
+    >>> model.backbone, model.head, model.gate = nn.Linear(2, 2), nn.Linear(2, 1), nn.Linear(2, 2)
+    >>> groups = backbone_and_rest(model, "rest", 10.0, gate=([model.gate], 0.1))
+    >>> [(g["name"], len(g["params"]), g["lr_factor"]) for g in groups]
+    [('backbone', 2, 1.0), ('gate', 2, 0.1), ('rest', 2, 10.0)]
     """
-    inside = {id(parameter) for parameter in model.backbone.parameters()}
-    learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    groups = [
-        {"name": "backbone", "params": [p for p in learning if id(p) in inside], "lr_factor": 1.0},
-        {"name": rest, "params": [p for p in learning if id(p) not in inside], "lr_factor": factor},
-    ]
-    return [group for group in groups if group["params"]]
+    parts = {"backbone": ([model.backbone], 1.0), **others}
+    place = {id(p): name for name, (modules, _) in parts.items() for module in modules for p in module.parameters()}
+    factors = {**{name: own for name, (_, own) in parts.items()}, rest: factor}
+    groups = {name: {"name": name, "params": [], "lr_factor": own} for name, own in factors.items()}
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            groups[place.get(id(parameter), rest)]["params"].append(parameter)
+    return [group for group in groups.values() if group["params"]]
+
+
+def check_range(low: float, high: float, **given: float) -> None:
+    """Refuse numbers outside of [low, high], and NaN.
+
+    Parameters
+    ----------
+    low, high : float
+        The range, both ends in it.
+    **given
+        Numbers by their names.
+
+    Raises
+    ------
+    SettingsError
+        For the first that lies outside, naming it.
+
+    Examples
+    --------
+    >>> check_range(0, 1, p_h=0.5, share=1.5)
+    Traceback (most recent call last):
+    wsss_lib.errors.SettingsError: share=1.5: give a number from 0 to 1
+    """
+    for name, value in given.items():
+        if not low <= value <= high:
+            raise SettingsError(f"{name}={value}: give a number from {low:g} to {high:g}")
 
 
 def multi_label_soft_margin(logits: Tensor, label: Tensor) -> Tensor:

@@ -10,14 +10,16 @@ the min-max scaling and L_rvmin are not in the paper; they are those of its rele
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import inf
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from wsss_lib.errors import SettingsError
-from wsss_lib.methods.base import Losses, Progress, Refining
+from wsss_lib.errors import SettingsError, WsssError
+from wsss_lib.methods.base import Losses, Progress, check_range
+from wsss_lib.methods.refining import Refining
 from wsss_lib.nn.class_maps import hardest_mean, keep_strongest, min_max
 from wsss_lib.nn.patches import draw_side, grid_patches, hide, visible_share
 
@@ -64,6 +66,11 @@ def complementary_pair(image: Tensor, shown: Tensor) -> tuple[Tensor, Tensor]:
     tuple of Tensor
         I_h and I_hbar (N, 3, H, W).
 
+    Raises
+    ------
+    WsssError
+        If S is no mask of these images.
+
     References
     ----------
     Zhang et al. 2021, section 3.1.
@@ -73,6 +80,8 @@ def complementary_pair(image: Tensor, shown: Tensor) -> tuple[Tensor, Tensor]:
     >>> complementary_pair(torch.full((1, 1, 1, 2), 3.0), torch.tensor([[[[1.0, 0.0]]]]))
     (tensor([[[[3., 0.]]]]), tensor([[[[0., 3.]]]]))
     """
+    if shown.shape != (len(image), 1, *image.shape[2:]):
+        raise WsssError(f"shown {tuple(shown.shape)}, images {tuple(image.shape)}: give one mask (N, 1, H, W) an image")
     return image * shown, image * (1 - shown)
 
 
@@ -127,7 +136,9 @@ def remainder(original: Tensor, part: Tensor, weight: Tensor, background: str = 
         :math:`1 - \lambda - \max_k D_k`, at least 0, the background of a map of weight :math:`1 - \lambda`, so that
         halves of one opinion cost nothing; ``whole``: :math:`1 - \max_k D_k`, as of any map, which no map of weight
         :math:`1 - \lambda` can reach; ``code``: the difference of both backgrounds,
-        :math:`\max_k \lambda Y_h - \max_k Y_o`, which has to be the largest of all channels to stay (released code).
+        :math:`\max_k \lambda Y_h - \max_k Y_o`, which has to be the largest of all channels to stay: the target of
+        the released code, which compares it with a background made anew from the half's weighted maps, as is not done
+        here.
 
     Returns
     -------
@@ -243,6 +254,11 @@ class CPN(Refining):
     prcm : bool
         Add the PRCM to the refined maps; False: PCM alone, as in the paper's Table 2.
 
+    Raises
+    ------
+    SettingsError
+        For a value out of its range.
+
     Examples
     --------
     >>> from wsss_lib import backbones
@@ -273,6 +289,11 @@ class CPN(Refining):
         ):
             if given not in choices:
                 raise SettingsError(f"{name}={given!r}: choose one of {', '.join(choices)}")
+        if not sides or not all(isinstance(side, int) and side > 0 for side in sides):
+            raise SettingsError(f"sides={sides!r}: give the sides of square patches in pixels, e.g. [56, 112]")
+        check_range(0, 1, p_h=p_h)
+        check_range(1e-6, 1, share=share, eps=eps)
+        check_range(0, inf, w_tcp=w_tcp, w_cpcr=w_cpcr, w_rvmin=w_rvmin)
         self.patches, self.sides, self.p_h = patches, tuple(sides), p_h
         self.share, self.eps, self.background = share, eps, background
         self.w_tcp, self.w_cpcr, self.w_rvmin = w_tcp, w_cpcr, w_rvmin

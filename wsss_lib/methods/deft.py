@@ -10,13 +10,14 @@ text has the reasons, so its labels are taken.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from math import inf
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from wsss_lib.errors import SettingsError
-from wsss_lib.methods.base import Losses, Method, Progress, backbone_and_rest, multi_label_soft_margin
+from wsss_lib.methods.base import Losses, Method, Progress, backbone_and_rest, check_range, multi_label_soft_margin
 from wsss_lib.nn.class_maps import class_maps
 
 if TYPE_CHECKING:
@@ -281,9 +282,9 @@ class DEFT(Method):
         attention_factor: float = 10.0,
     ) -> None:
         super().__init__(n_classes)
-        if attention_maps < 1 or weight < 0 or not 0 <= start <= 1:
-            given = f"attention_maps={attention_maps}, weight={weight}, start={start}"
-            raise SettingsError(f"{given}: give 1 map or more, a weight of 0 or more, and a start from 0 to 1")
+        check_range(1, inf, attention_maps=attention_maps)
+        check_range(0, inf, weight=weight, attention_factor=attention_factor)
+        check_range(0, 1, start=start)
         if swap not in SWAPS:
             raise SettingsError(f"swap={swap!r}: choose one of {', '.join(SWAPS)}")
         if map not in MAPS:
@@ -319,11 +320,8 @@ class DEFT(Method):
 
     def parameter_groups(self, classifier_factor: float = 10.0) -> list[dict]:
         """Split what learns into the backbone (x1), the attention (x `attention_factor`) and the classifiers."""
-        attention = [layer.weight for layer in (self.attend_fg, self.attend_bg)]
-        groups = backbone_and_rest(self, "classifier", classifier_factor)
-        for group in groups:
-            group["params"] = [p for p in group["params"] if all(p is not weight for weight in attention)]
-        return [*groups, {"name": "attention", "params": attention, "lr_factor": self.attention_factor}]
+        attention = ([self.attend_fg, self.attend_bg], self.attention_factor)
+        return backbone_and_rest(self, "classifier", classifier_factor, attention=attention)
 
     def loss(self, batch: Batch, progress: Progress) -> Losses:
         """Return the loss of a `batch`; before ``start`` the swap terms are 0 and their classifier learns nothing.

@@ -16,7 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from wsss_lib.errors import SettingsError
-from wsss_lib.methods.base import Losses, Progress, Refining
+from wsss_lib.methods.base import Losses, Progress, check_range
+from wsss_lib.methods.refining import Refining
 from wsss_lib.nn.class_maps import hardest_mean, keep_strongest, min_max, with_background
 
 if TYPE_CHECKING:
@@ -145,6 +146,11 @@ class SEAM(Refining):
     prcm : bool
         Add CPN's PRCM to the refined maps: SEAM* of CPN's Table 1.
 
+    Raises
+    ------
+    SettingsError
+        For a value out of its range.
+
     Examples
     --------
     >>> import torch
@@ -165,6 +171,7 @@ class SEAM(Refining):
         super().__init__(backbone, n_classes, prcm)
         if not 0 < scale < 1:
             raise SettingsError(f"scale={scale}: give a factor between 0 and 1")
+        check_range(1e-6, 1, share=share, eps=eps)
         self.scale, self.share, self.eps = scale, share, eps
 
     def loss(self, batch: Batch, progress: Progress) -> Losses:
