@@ -10,6 +10,7 @@ from wsss_lib.data.transforms import (
     MEAN,
     STD,
     RandomLongSide,
+    Regions,
     denormalize,
     normalize,
     resize_image,
@@ -63,6 +64,15 @@ def test_a_resized_mask_is_not_half_a_pixel_off_its_image(factor):
     assert torch.equal(image[0, middle] > 127, mask[middle].bool())
     assert torch.equal(image[0, :, middle] > 127, mask[:, middle].bool())
     assert torch.equal(mask, mask.flip(0))
+
+
+@pytest.mark.parametrize("kind", [tv_tensors.Mask, Regions])
+@pytest.mark.parametrize("side", [18, 24, 72])
+def test_a_pixel_of_a_resized_mask_is_the_one_that_its_centre_lies_in(side, kind):
+    mask = torch.arange(24 * 36, dtype=torch.int32).view(24, 36)
+    rows, columns = (((torch.arange(n * side // 36) + 0.5) * 36 / side).long() for n in mask.shape)
+    resized = RandomLongSide((side, side))(kind(mask))
+    assert isinstance(resized, kind) and torch.equal(resized, mask[rows][:, columns])
 
 
 def test_an_image_alone_is_transformed_as_with_its_mask():

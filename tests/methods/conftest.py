@@ -1,6 +1,7 @@
 """For the methods that paste: a bank of instances, cut out by true masks (in a test). A batch, a short training."""
 
 import pytest
+import torch
 
 from wsss_lib.data import TrainingSet, VOCFolder, collate, train_transform
 from wsss_lib.data.instances import InstanceBank, collect_instances
@@ -29,6 +30,18 @@ def batch(toy_folder):
     ids = toy_folder.split("train")[:6]
     dataset = TrainingSet(toy_folder, ids, train_transform(None, 64))
     return collate([dataset[i, i] for i in range(6)])
+
+
+@pytest.fixture
+def gradient(method):
+    """The gradient of a loss by all weights of `method`, as one vector; 0 where none flows."""
+
+    def of(loss):
+        weights = list(method.parameters())
+        parts = torch.autograd.grad(loss, weights, retain_graph=True, allow_unused=True, materialize_grads=True)
+        return torch.cat([part.flatten() for part in parts])
+
+    return of
 
 
 @pytest.fixture

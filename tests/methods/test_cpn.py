@@ -1,6 +1,7 @@
 """CPN: halves that add up to the image, losses by their equations, and who teaches whom."""
 
 from functools import partial
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -24,16 +25,17 @@ from wsss_lib.methods.cpn import (
     triplet_loss,
 )
 from wsss_lib.nn.class_maps import keep_strongest, min_max, min_pooling_loss, soft_masks, with_background
-from wsss_lib.nn.patches import hide, visible_share
+from wsss_lib.nn.patches import visible_share
 from wsss_lib.nn.pcm import pixel_correlation
 from wsss_lib.settings import load
 
 
 def drawn(method, batch):
-    """S of a batch, and its lambda."""
-    patches = method.draw_patches(batch)
-    shown = hide(patches, method.p_h)
-    return shown, visible_share(shown, patches)
+    """S and lambda that the loss draws for a batch and hands on."""
+    with patch.object(method, "triplet") as triplet:
+        method.loss(batch, Progress())
+    _, _, shown, lam = triplet.call_args.args
+    return shown, lam
 
 
 def terms_of(method, batch, shown):
@@ -255,27 +257,33 @@ def test_the_network_sees_the_image_and_its_halves(method, batch, shown):
     assert torch.equal(hidden, batch.image * shown) and torch.equal(other, batch.image * (1 - shown))
 
 
-def test_the_terms_are_their_equations_on_the_maps_of_the_branches(method, batch, shown):
-    method.eval()
-    with torch.no_grad():
-        losses = terms_of(method, batch, shown)
-        with_0, scores, triplet, least = torch.cat([torch.ones(6, 1), batch.label], 1), [], [], []
-        for view in (batch.image, batch.image * shown, batch.image * (1 - shown)):
-            raw, refined = method.both_maps(view)
-            scores.append(multi_label_soft_margin(raw.mean((2, 3)), batch.label))
-            triplet.append(Maps(min_max(raw, batch.label, 0.1), min_max(refined, with_0)))
-            least.append(min_pooling_loss(refined[:, 1:] * batch.label[:, :, None, None]))
-        lam = (torch.arange(6) + 1) / 8
-        expected = {
-            "classify": sum(scores) / 3,
-            "tcp": triplet_loss(*triplet, lam),
-            "cpcr": cross_loss(*triplet, lam, 0.2, "weighted"),
-            "rvmin": sum(least) / 3,
-        }
+@pytest.mark.parametrize(
+    ("share", "eps", "background"), [(0.2, 0.1, "weighted"), (0.5, 0.1, "whole"), (0.2, 0.4, "code")]
+)
+def test_the_terms_and_their_gradients_are_their_equations_on_the_maps_of_the_branches(
+    method, batch, shown, gradient, share, eps, background
+):
+    method.eval().share, method.eps, method.background = share, eps, background
+    losses = terms_of(method, batch, shown)
+    with_0, scores, triplet, least = torch.cat([torch.ones(6, 1), batch.label], 1), [], [], []
+    for view in (batch.image, batch.image * shown, batch.image * (1 - shown)):
+        raw, refined = method.both_maps(view)
+        scores.append(multi_label_soft_margin(raw.mean((2, 3)), batch.label))
+        triplet.append(Maps(min_max(raw, batch.label, eps), min_max(refined, with_0)))
+        least.append(min_pooling_loss(refined[:, 1:] * batch.label[:, :, None, None]))
+    lam = (torch.arange(6) + 1) / 8
+    expected = {
+        "classify": sum(scores) / 3,
+        "tcp": triplet_loss(*triplet, lam),
+        "cpcr": cross_loss(*triplet, lam, share, background),
+        "rvmin": sum(least) / 3,
+    }
     assert list(losses.terms) == list(expected)
     for name, value in expected.items():
         torch.testing.assert_close(losses.terms[name], value)
         assert value > 0
+        by_hand = gradient(value)
+        assert (gradient(losses.terms[name]) - by_hand).norm() < 1e-2 * by_hand.norm(), name
     torch.testing.assert_close(losses.total, sum(expected.values()))
 
 
@@ -404,19 +412,19 @@ def test_squares_are_drawn_for_each_image_and_the_seed_decides(method, batch):
 
 def test_super_pixels_of_the_batch_are_hidden_as_a_whole(batch):
     method = CPN(backbones.build("tiny"), 6, patches="superpixel", p_h=0.25)
-    regions = (torch.arange(64 * 64).view(64, 64) // 512).expand(6, 64, 64)  # 8 of 8 rows each
-    shown = hide(1 + method.draw_patches(batch._replace(regions=regions)), method.p_h)
+    regions = 1 + (torch.arange(64 * 64).view(64, 64) // 512).expand(6, 64, 64)  # 8 of 8 rows each
+    shown, _ = drawn(method, batch._replace(regions=regions))
     rows = shown[:, 0, ::8, 0]
     assert torch.equal(rows.sum(1), torch.full((6,), 6.0))
     assert torch.equal(shown[:, 0], rows.repeat_interleave(8, 1)[:, :, None].expand(6, 64, 64))
 
 
 def test_padding_is_not_hidden_and_does_not_count(batch):
-    method = CPN(backbones.build("tiny"), 6, patches="superpixel", p_h=0.5)
+    method = CPN(backbones.build("tiny"), 6, patches="superpixel", p_h=0.25)
     regions = torch.zeros(6, 64, 64, dtype=torch.long)
-    regions[:, :16, :16], regions[:, 16:32, :16] = 1, 2
+    regions[:, :16, :32] = 1 + torch.arange(32) // 8  # 4 of the same size
     shown, lam = drawn(method, batch._replace(regions=regions))
-    assert torch.equal(lam, torch.full((6,), 0.5)) and (shown[:, :, 32:] == 1).all()
+    assert torch.equal(lam, torch.full((6,), 0.75)) and (shown[:, 0][regions == 0] == 1).all()
 
 
 def test_super_pixels_without_regions_are_refused(batch):

@@ -115,28 +115,32 @@ def test_the_network_sees_each_image_and_its_smaller_copy(method, scale, size):
     assert torch.equal(second, torch.nn.functional.interpolate(image, size, mode="bilinear", align_corners=True))
 
 
-def test_the_terms_are_their_equations_on_the_maps_of_both_views(method, batch):
-    method.eval()
-    with torch.no_grad():
-        losses = method.loss(batch, Progress())
-        label, with_0 = batch.label, torch.cat([torch.ones(6, 1), batch.label], 1)
-        (raw_o, refined_o), (raw_t, refined_t) = (
-            method.both_maps(image) for image in (batch.image, resize(batch.image, (19, 19)))
-        )
-        maps = [resize(min_max(raw, label, 0.1), (5, 5)) for raw in (raw_o, raw_t)]
-        refined = [resize(min_max(raw, with_0), (5, 5)) for raw in (refined_o, refined_t)]
-        soft_margin = [multi_label_soft_margin(raw.mean((2, 3)), label) for raw in (raw_o, raw_t)]
-        low = [min_pooling_loss(raw[:, 1:] * label[:, :, None, None]) for raw in (refined_o, refined_t)]
+@pytest.mark.parametrize(("share", "eps"), [(0.2, 0.1), (0.5, 0.4)])
+def test_the_terms_and_their_gradients_are_their_equations_on_the_maps_of_both_views(
+    method, batch, gradient, share, eps
+):
+    method.eval().share, method.eps = share, eps
+    losses = method.loss(batch, Progress())
+    label, with_0 = batch.label, torch.cat([torch.ones(6, 1), batch.label], 1)
+    (raw_o, refined_o), (raw_t, refined_t) = (
+        method.both_maps(image) for image in (batch.image, resize(batch.image, (19, 19)))
+    )
+    maps = [resize(min_max(raw, label, eps), (5, 5)) for raw in (raw_o, raw_t)]
+    refined = [resize(min_max(raw, with_0), (5, 5)) for raw in (refined_o, refined_t)]
+    soft_margin = [multi_label_soft_margin(raw.mean((2, 3)), label) for raw in (raw_o, raw_t)]
+    low = [min_pooling_loss(raw[:, 1:] * label[:, :, None, None]) for raw in (refined_o, refined_t)]
     expected = {
         "classify": sum(soft_margin) / 2,
         "rvmin": sum(low) / 2,
         "er": equivariance_loss(*maps),
-        "ecr": cross_loss(*maps, *refined),
+        "ecr": cross_loss(*maps, *refined, share),
     }
     assert list(losses.terms) == list(expected)
     for name, value in expected.items():
         torch.testing.assert_close(losses.terms[name], value)
         assert value > 0
+        by_hand = gradient(value)
+        assert (gradient(losses.terms[name]) - by_hand).norm() < 1e-2 * by_hand.norm(), name
     torch.testing.assert_close(losses.total, sum(expected.values()))
 
 
