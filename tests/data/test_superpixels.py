@@ -93,6 +93,13 @@ def test_impossible_settings_are_one_line(given):
     assert "\n" not in str(error.value)
 
 
+def test_more_regions_than_16_bits_hold_are_refused():
+    noise = np.random.default_rng(0).integers(0, 256, (257, 256, 3)).astype(np.uint8)
+    with pytest.raises(SettingsError, match=r"n_segments=65535 gave [0-9]+ regions: ask for fewer") as error:
+        superpixels(noise, SuperpixelSettings(65535, 1e6))
+    assert "\n" not in str(error.value)
+
+
 # The maps as files
 
 

@@ -6,7 +6,7 @@ import torch
 
 from wsss_lib import backbones, methods
 from wsss_lib.data import Batch
-from wsss_lib.errors import WsssError
+from wsss_lib.errors import SettingsError, WsssError
 from wsss_lib.methods.base import Losses, Method, Progress, multi_label_soft_margin
 from wsss_lib.settings import load
 
@@ -129,6 +129,13 @@ def test_a_host_that_has_a_host_is_refused(name, bank):
     for host in methods.WRAPPERS:
         with pytest.raises(WsssError, match=f"{name}.host='{host}' needs a host itself: choose one of cam"):
             methods.build(name, backbones.build("tiny"), 6, load("smoke", {f"{name}.host": host}), bank)
+
+
+@pytest.mark.parametrize("name", methods.WRAPPERS)
+def test_a_host_whose_patches_are_super_pixels_is_refused(name, bank):
+    changed = load("smoke", {f"{name}.host": "cpn", "cpn.patches": "superpixel"})
+    with pytest.raises(SettingsError, match=f"cpn.patches='superpixel': {name} makes new images"):
+        methods.build(name, backbones.build("tiny"), 6, changed, bank)
 
 
 @pytest.mark.parametrize("name", methods.WRAPPERS)

@@ -1,6 +1,7 @@
 """CPN: halves that add up to the image, losses by their equations, and who teaches whom."""
 
 from functools import partial
+from math import nan
 from unittest.mock import patch
 
 import numpy as np
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from wsss_lib import backbones, stages
-from wsss_lib.errors import SettingsError
+from wsss_lib.errors import SettingsError, WsssError
 from wsss_lib.methods import cpn
 from wsss_lib.methods.base import Progress, multi_label_soft_margin
 from wsss_lib.methods.cam import CAM
@@ -471,6 +472,31 @@ def test_an_unknown_choice_is_refused_before_anything_is_trained(name):
     with pytest.raises(SettingsError, match=f"{name}='hexagon': choose one of") as error:
         CPN(backbones.build("tiny"), 6, **{name: "hexagon"})
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("p_h", 2.0),
+        ("p_h", nan),
+        ("sides", ()),
+        ("sides", (0,)),
+        ("sides", (5.5,)),
+        ("share", 0.0),
+        ("eps", 0.0),
+        ("w_tcp", -1.0),
+        ("w_cpcr", nan),
+        ("w_rvmin", -0.1),
+    ],
+)
+def test_a_number_out_of_range_is_refused_before_anything_is_trained(name, value):
+    with pytest.raises(SettingsError, match=f"^{name}=.*: give "):
+        CPN(backbones.build("tiny"), 6, **{name: value})
+
+
+def test_a_mask_of_other_images_is_refused():
+    with pytest.raises(WsssError, match=r"shown \(3, 4, 4\), images \(3, 3, 4, 4\): give one mask"):
+        complementary_pair(torch.ones(3, 3, 4, 4), torch.ones(3, 4, 4))
 
 
 @pytest.fixture

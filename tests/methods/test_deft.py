@@ -399,13 +399,21 @@ def test_every_weight_is_in_one_group_and_each_group_learns_at_its_own_rate():
 
 
 @pytest.mark.parametrize(
-    "given",
-    [{"attention_maps": 0}, {"weight": -0.1}, {"start": 1.5}, {"start": -0.1}, {"swap": "all"}, {"map": "bg"}],
+    ("name", "value"),
+    [
+        ("attention_maps", 0),
+        ("weight", -0.1),
+        ("weight", float("nan")),
+        ("start", 1.5),
+        ("start", -0.1),
+        ("attention_factor", -1.0),
+        ("swap", "all"),
+        ("map", "bg"),
+    ],
 )
-def test_a_value_out_of_its_range_is_one_line_with_the_remedy(given):
-    name, value = next(iter(given.items()))
+def test_a_value_out_of_its_range_is_one_line_with_the_remedy(name, value):
     with pytest.raises(SettingsError, match=f"{name}={value!r}.*: (give|choose)") as error:
-        method_of(**given)
+        method_of(**{name: value})
     assert "\n" not in str(error.value)
 
 

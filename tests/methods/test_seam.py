@@ -247,6 +247,12 @@ def test_a_second_view_of_no_size_or_of_the_same_is_refused(scale):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("name", ["share", "eps"])
+def test_a_number_out_of_range_is_refused_before_anything_is_trained(name):
+    with pytest.raises(SettingsError, match=f"^{name}=0.0: give a number from"):
+        SEAM(backbones.build("tiny"), 6, **{name: 0.0})
+
+
 @pytest.fixture
 def training(train_briefly):
     """`train_briefly` of a SEAM."""
