@@ -791,7 +791,8 @@ terms = {
     "cpcr": cross_terms(raw_few, refined_few),
     "rvmin": sum(lowest_quarter(m, y) for m in both) / 3,
 }
-parts = {name: list(getattr(method, name).parameters()) for name in ("backbone", "classifier", "features", "phi")}
+parts = {name: getattr(method, name).parameters() for name in ("backbone", "classifier", "features", "phi")}
+parts = {name: [p for p in weights if p.requires_grad] for name, weights in parts.items()}  # some stages are frozen
 branches = dict(zip(("Y_o", "Y_h", "Y_h'", "Y~_o", "Y~_h", "Y~_h'"), (*scores, *both), strict=True))
 parts |= {name: [maps] for name, maps in branches.items()}
 table = {
