@@ -616,10 +616,11 @@ viz.show(
 #   that all images have in common** will do for $z_{bg}$: background of any kind, but also a piece of an object that does
 #   not tell its class. Only $z_{fg}$ has to know the class, and where the context knows it as well, $z_{fg}$ may sit on the
 #   context. By the text, names do not bind. Is the second column larger than the objects' share?
-# - By the **equation** they may bind, and in `demo` they do: most of $A_{fg}$ lies on objects, and next to nothing of
-#   $A_{bg}$. A $z_{bg}$ that has to say *yes* to nearly all classes is best made of cells that say *no* to none, and a cell
-#   of a boat says *no* to five. So the printed labels separate what the text's labels only name. This is the strongest thing
-#   to be said for them, and one toy experiment on frozen features; it tells what the labels *do*, not which were meant.
+# - By the **equation** they may bind, and here they do, with `demo` as with `laptop`: at least half of $A_{fg}$ lies on
+#   objects, and next to nothing of $A_{bg}$. A $z_{bg}$ that has to say *yes* to nearly all classes is best made of cells
+#   that say *no* to none, and a cell of a boat says *no* to five. So the printed labels separate what the text's labels only
+#   name. This is the strongest thing to be said for them, and an experiment on frozen features: it tells what the labels
+#   *do*, not which were meant.
 # - **The score** is no judge of the reading. Should the equation's labels score better, then they are a *different method*
 #   with a better score on this toy, and that would be worth a paper. It would not be evidence of what these authors meant.
 #
