@@ -1315,8 +1315,8 @@ results.compared(results.read("cpn_photographs"), "CAM, twice the steps", wanted
 #
 # CPN's seeds lie far apart: 51.4, 44.7 and 49.3 at the best threshold. The reason can be read off the line that this lesson
 # prints with the profile `laptop` and seeds 0, 1 and 2, the mean affinity of two cells: 0.75, 0.92 and 0.84. The more alike
-# the features, the less PCM has to say, down to 42.3 without $L_{rvmin}$ (0.96, seed 0). SEAM, whose refined map is PCM's alone,
-# stands at 0.15 each time. In CPN the sum gives the features a way out, and $L_{rvmin}$ closes it only half.
+# the features, the less PCM has to say, down to 43 without $L_{rvmin}$ (0.96 with seeds 1 and 2). SEAM, whose refined map
+# is PCM's alone, stands at 0.15 each time. In CPN the sum gives the features a way out, and $L_{rvmin}$ closes it only half.
 #
 # ### Paper · here
 #
