@@ -29,15 +29,19 @@ def parse(parser: argparse.ArgumentParser, arguments: list[str] | None) -> argpa
     return options
 
 
-def take_turns(runs: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of every round for each of `runs`, one after the other in each round; the first round warms up."""
+def take_turns(runs: Mapping[str, Callable[[], object]], rounds: int, repeats: int = 1) -> dict[str, list[float]]:
+    """Seconds a call in every round for each of `runs`, one after the other; the first round warms up.
+
+    Single calls of a few ms measure the machine's hiccups: `repeats` is how often each is called in its turn.
+    """
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for round_ in range(rounds + 1):
         for name, run in runs.items():
             start = time.perf_counter()
-            run()
+            for _ in range(repeats):
+                run()
             if round_:
-                seconds[name].append(time.perf_counter() - start)
+                seconds[name].append((time.perf_counter() - start) / repeats)
     return seconds
 
 

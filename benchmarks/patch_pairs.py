@@ -23,7 +23,6 @@ import json
 import sys
 import tempfile
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -52,7 +51,6 @@ SETTINGS = load("paper")
 CPN = SETTINGS.cpn
 SLIC = SuperpixelSettings(CPN.n_segments, CPN.compactness)
 K = len(VOC_CLASSES)
-REPEATS = 8
 
 Seconds = dict[str, list[float]]
 
@@ -84,12 +82,6 @@ def pairs(image: Tensor, patches: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return *complementary_pair(image, shown), visible_share(shown, patches)
 
 
-def repeat(run: Callable[[], object], times: int) -> None:
-    """Call `run` so many times."""
-    for _ in range(times):
-        run()
-
-
 def measure_pairs(root: Path, n: int, side: int, rounds: int) -> tuple[Seconds, bool]:
     """Seconds an image; and whether the halves are halves of the image and the files hold what SLIC gives."""
     images, maps = make_maps(root, n, side)
@@ -106,9 +98,8 @@ def measure_pairs(root: Path, n: int, side: int, rounds: int) -> tuple[Seconds, 
         hidden, other, share = runs[name][0]()
         right &= torch.equal(hidden + other, image) and not bool((hidden * other).any())
         right &= bool(((hidden != 0).flatten(1).float().mean(1) - share).abs().max() < 1e-3 and 0 < share.min() < 1)
-    # Single calls of a few ms measure the machine's hiccups: so many in each turn.
-    seconds = take_turns({name: partial(repeat, run, REPEATS) for name, (run, _) in runs.items()}, rounds)
-    return {name: [s / size / REPEATS for s in seconds[name]] for name, (_, size) in runs.items()}, right
+    seconds = take_turns({name: run for name, (run, _) in runs.items()}, rounds, repeats=8)
+    return {name: [s / size for s in seconds[name]] for name, (_, size) in runs.items()}, right
 
 
 def measure_steps(backbone: str, n: int, side: int, rounds: int) -> tuple[Seconds, bool]:

@@ -44,8 +44,8 @@ class Refining(Method):
 
     Examples
     --------
-    >>> from wsss_lib import backbones
     >>> import torch
+    >>> from wsss_lib import backbones
     >>> maps, refined = Refining(backbones.build("tiny"), 6, prcm=True).both_maps(torch.zeros(1, 3, 64, 64))
     >>> maps.shape, refined.shape
     (torch.Size([1, 6, 16, 16]), torch.Size([1, 7, 16, 16]))
