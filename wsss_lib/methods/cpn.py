@@ -82,7 +82,8 @@ def complementary_pair(image: Tensor, shown: Tensor) -> tuple[Tensor, Tensor]:
     """
     if shown.shape != (len(image), 1, *image.shape[2:]):
         raise WsssError(f"shown {tuple(shown.shape)}, images {tuple(image.shape)}: give one mask (N, 1, H, W) an image")
-    return image * shown, image * (1 - shown)
+    hidden = image * shown
+    return hidden, image - hidden
 
 
 def triplet_loss(original: Maps, hidden: Maps, other: Maps, lam: Tensor) -> Tensor:

@@ -163,6 +163,6 @@ def visible_share(visible: Tensor, patches: Tensor | None = None) -> Tensor:
     if patches is None:
         return visible.flatten(1).mean(1)
     inside = patches.flatten(1) > 0
-    shown = (visible.flatten(1) * inside).sum(1)
-    total = inside.sum(1)
+    shown = (visible.flatten(1).bool() & inside).count_nonzero(1)
+    total = inside.count_nonzero(1)
     return torch.where(total > 0, shown / total.clamp(min=1), 1.0)
