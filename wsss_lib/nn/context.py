@@ -6,9 +6,9 @@ place of :math:`k^2` (MCLM), then weights channels and cells (SRM). Wang et al.,
 Contents for Weakly-Supervised Semantic Segmentation (WS-FCN), section III-B. The others, non-local, large kernel, PPM
 and ASPP, are those of its Table II; ASPP is the baseline's.
 
-Where equations and parameter counts disagree, the counts are followed (+6.42 M for FCA in place of ASPP, on 4096
-channels): strips are dilated, a pooled image stands beside the four branches, E of equation 4 is a 1 x 1 convolution
-and BatchNorm, one two-layer network weights the channels of all branches.
+Where equations and parameter counts disagree, the counts are followed (+6.42 M for FCA in place of ASPP on 4096
+channels; all sizes in Tables I and II come out): strips are dilated, a pooled image stands beside the four branches, E
+of equation 4 is a 1 x 1 convolution and BatchNorm, one two-layer network weights the channels of all branches.
 """
 
 from __future__ import annotations
@@ -327,8 +327,8 @@ class NonLocal(nn.Module):
 
     References
     ----------
-    Wang et al., Non-local Neural Networks, CVPR 2018: embedded Gaussian. The BatchNorm after W_z starts at 0, so the
-    first term is all there is at first.
+    Wang et al., Non-local Neural Networks, CVPR 2018: embedded Gaussian. W_z starts at 0, so the first term is all
+    there is at first.
 
     Examples
     --------
@@ -341,8 +341,8 @@ class NonLocal(nn.Module):
         self.in_channels = in_channels
         inner = max(1, in_channels // 2)
         self.project = nn.Conv2d(in_channels, 3 * inner, 1, bias=False)  # theta, phi and g
-        self.expand = embedding(inner, in_channels, 1)[:2]  # without ReLU
-        nn.init.zeros_(self.expand[1].weight)
+        self.expand = nn.Conv2d(inner, in_channels, 1, bias=False)  # W_z
+        nn.init.zeros_(self.expand.weight)
         self.embed = embedding(in_channels, out_channels, 1)
 
     def forward(self, features: Tensor) -> Tensor:

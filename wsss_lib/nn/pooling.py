@@ -145,7 +145,7 @@ def weighted_pooling(scores: Tensor, masks: Tensor) -> Tensor:
 
     References
     ----------
-    Araslanov and Roth 2020, section 3.2.
+    Araslanov and Roth 2020.
 
     Examples
     --------
@@ -181,7 +181,7 @@ def focal_mask_penalty(masks: Tensor, p: float = 3.0, lam: float = 0.01) -> Tens
 
     References
     ----------
-    Araslanov and Roth 2020, section 3.2.
+    Araslanov and Roth 2020.
 
     Examples
     --------
@@ -212,7 +212,7 @@ def pool_scores(scores: Tensor, p: float = 3.0, lam: float = 0.01) -> tuple[Tens
 
     References
     ----------
-    Araslanov and Roth 2020, section 3.2.
+    Araslanov and Roth 2020.
 
     Examples
     --------

@@ -52,7 +52,7 @@ def pseudo_truth(
 
     References
     ----------
-    Araslanov and Roth 2020, section 3.3.
+    Araslanov and Roth 2020.
 
     Examples
     --------
@@ -175,7 +175,7 @@ def balanced_cross_entropy(logits: Tensor, truth: Tensor, label: Tensor) -> Tens
 
     References
     ----------
-    Araslanov and Roth 2020, section 3.3; the weights are the released code's.
+    Araslanov and Roth 2020; the weights are the released code's.
 
     Examples
     --------

@@ -43,7 +43,7 @@ def stochastic_gate(deep: Tensor, shallow: Tensor, psi: float = 0.3, training: b
 
     References
     ----------
-    Araslanov and Roth 2020, section 3.4.
+    Araslanov and Roth 2020.
 
     Examples
     --------
