@@ -175,7 +175,7 @@ def _weights(image: Tensor, offsets: Sequence[tuple[int, int]]) -> Tensor:
         difference = view - image
         total += difference
         squares.addcmul_(difference, difference)
-    sigma = ((squares - total.square() / n) / (n - 1)).clamp_(min=0).sqrt_()
+    sigma = ((squares - total.square() / n) / (n - 1)).sqrt()
     scale = 1 / (len(image) * (EPS + 0.1 * sigma))
     # For the same reason the mean of k is above -32: the exponentials need no maximum subtracted.
     weights = image.new_empty(len(views), *image.shape[1:])
