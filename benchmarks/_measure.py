@@ -1,4 +1,4 @@
-"""What the benchmarks share: two options, taking turns, a table of medians, the machine, and the record at the end."""
+"""What the benchmarks share: two options, taking turns, peak memory, a table of medians, the machine, the record."""
 
 from __future__ import annotations
 
@@ -7,10 +7,14 @@ import json
 import os
 import platform
 import statistics
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 
+import numpy as np
 import torch
+from torch.profiler import ProfilerActivity, profile
 
 
 def options_of(text: str, rounds: int) -> argparse.ArgumentParser:
@@ -43,6 +47,22 @@ def take_turns(runs: Mapping[str, Callable[[], object]], rounds: int, repeats: i
             if round_:
                 seconds[name].append((time.perf_counter() - start) / repeats)
     return seconds
+
+
+def trace(run: Callable[[], object]) -> list[dict]:
+    """What torch's profiler notes of `run` on the CPU: its operations, every allocation and every release."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True, record_shapes=True) as profiler:
+        run()
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "trace.json"
+        profiler.export_chrome_trace(str(path))
+        return json.loads(path.read_text())["traceEvents"]
+
+
+def peak_mb(events: Iterable[dict]) -> float:
+    """Peak memory of a trace in MB (1e6 bytes) beyond what was there before; only that of torch's CPU allocator."""
+    memory = sorted((event for event in events if event.get("name") == "[memory]"), key=lambda event: event["ts"])
+    return float(np.cumsum([event["args"]["Bytes"] for event in memory]).max() / 1e6)
 
 
 def spread(seconds: Iterable[float]) -> tuple[float, float, float]:

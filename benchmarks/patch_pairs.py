@@ -19,7 +19,6 @@ The record's `ours`, `reference`, `ratio` and `bar` are the two steps; `holds` n
 
 from __future__ import annotations
 
-import json
 import sys
 import tempfile
 from collections.abc import Callable
@@ -27,10 +26,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from _measure import machine, options_of, parse, spread, table, take_turns, verdict
+from _measure import machine, options_of, parse, peak_mb, spread, table, take_turns, trace, verdict
 from PIL import Image
 from torch import Tensor
-from torch.profiler import ProfilerActivity, profile
 
 from wsss_lib import backbones, methods
 from wsss_lib.data import VOC_CLASSES
@@ -125,18 +123,11 @@ def measure_steps(backbone: str, n: int, side: int, rounds: int) -> tuple[Second
     return take_turns(runs, rounds, repeats=3), bool(torch.stack(totals).isfinite().all())
 
 
-def trace(run: Callable[[], object]) -> tuple[float, list[list[int]]]:
-    """Peak memory of `run` in MB (1e6 bytes) beyond what was there, and the shape of each matrix product's result."""
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True, record_shapes=True) as profiler:
-        run()
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "trace.json"
-        profiler.export_chrome_trace(str(path))
-        events = json.loads(path.read_text())["traceEvents"]
-    memory = sorted((event for event in events if event.get("name") == "[memory]"), key=lambda event: event["ts"])
+def peak_and_products(run: Callable[[], object]) -> tuple[float, list[list[int]]]:
+    """Peak memory of `run` in MB beyond what was there, and the shape of each matrix product's result."""
+    events = trace(run)
     products = [event["args"]["Input Dims"] for event in events if event.get("name") in ("aten::mm", "aten::bmm")]
-    peak = np.cumsum([event["args"]["Bytes"] for event in memory]).max() / 1e6
-    return float(peak), [[left[-2], right[-1]] for left, right, *_ in products]
+    return peak_mb(events), [[left[-2], right[-1]] for left, right, *_ in products]
 
 
 def measure_refinement(side: int, rounds: int) -> tuple[Seconds, dict[str, float], bool]:
@@ -158,7 +149,7 @@ def measure_refinement(side: int, rounds: int) -> tuple[Seconds, dict[str, float
         "PRCM, gradient": lambda: torch.autograd.grad(prcm().square().sum(), (pixels, weight)),
     }
     seconds = take_turns(runs, rounds)
-    peaks, products = zip(*map(trace, runs.values()), strict=True)
+    peaks, products = zip(*map(peak_and_products, runs.values()), strict=True)
     # PCM: cells with cells, then maps spread. PRCM: the regions' features, phi of them, then cells with regions.
     right = sorted(products[0]) == sorted([[cells, cells], [1 + K, cells]])
     right &= sorted(products[2]) == sorted([[1 + K, width + 3], [1 + K, width], [cells, 1 + K]])

@@ -12,6 +12,11 @@ def cam_inference(script):
 
 
 @pytest.fixture
+def pamr(script):
+    return script("benchmarks", "pamr")
+
+
+@pytest.fixture
 def patch_pairs(script):
     return script("benchmarks", "patch_pairs")
 
@@ -71,6 +76,33 @@ def test_pasting_ends_with_a_record_and_its_verdict(script, capsys):
     assert code == (0 if record["holds"] else 1)
 
 
+def test_both_forms_of_pamr_give_the_same_masks_and_ours_in_a_quarter_of_the_memory(pamr, capsys):
+    code = pamr.main(["--side", "48", "--classes", "5", "--rounds", "1"])
+    record = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert {"claim", "ours", "reference", "unit", "ratio", "bar", "rounds", "threads", "machine", "torch"} < set(record)
+    assert record["max_difference"] <= 1e-5 and record["memory_ratio"] <= 0.25
+    # All 48 neighbours of 5 masks, and their product with the weights; ours has the weights.
+    weights = 48 * 48 * 48 * 4 / 1e6
+    assert record["peak_mb"]["reference"] > 2 * 5 * weights and record["peak_mb"]["ours"] > weights
+    assert code == (0 if record["holds"] else 1)
+
+
+def test_masks_that_differ_between_the_forms_of_pamr_are_seen(pamr, monkeypatch):
+    real = pamr.pamr
+    monkeypatch.setattr(pamr, "pamr", lambda image, masks, iterations: real(image, masks, iterations - 1))
+    assert pamr.measure(24, 2, 3, rounds=1)[-1] > 1e-4
+
+
+@pytest.mark.parametrize(
+    ("plain", "memory", "difference", "holds"),
+    [(3.0, 25.0, 1e-5, True), (2.9, 25.0, 0.0, False), (9.0, 26.0, 0.0, False), (9.0, 1.0, 2e-5, False)],
+)
+def test_pamr_has_to_be_fast_lean_and_equal(pamr, plain, memory, difference, holds):
+    seconds = {"ours": [1.0, 0.5, 4.0], "reference": [0.1, plain, 10.0]}
+    record = pamr.report(seconds, {"ours": memory, "reference": 100.0}, difference, "cpu")
+    assert record["holds"] is holds and record["ratio"] == plain
+
+
 def test_pairs_steps_and_refinement_end_with_one_record(patch_pairs, capsys):
     small = "--batch 2 --step-batch 1 --side 128 --cells 8 --backbone tiny --rounds 1"
     code = patch_pairs.main(small.split())
@@ -101,7 +133,7 @@ def test_the_trace_counts_products_and_what_is_alive_at_once(patch_pairs):
             torch.empty(250_000)  # 1 MB, released at once
         return left @ right[0], left.expand(3, 100, 50) @ right
 
-    peak, products = patch_pairs.trace(run)
+    peak, products = patch_pairs.peak_and_products(run)
     assert 1 <= peak < 2
     assert products == [[100, 80], [100, 80]]
 
@@ -132,7 +164,7 @@ def test_the_first_round_warms_up(patch_pairs):
 def test_all_benchmarks_are_found_and_one_that_fails_fails_all(script, tmp_path, monkeypatch, capsys):
     runner = script("benchmarks", "__main__")
     names = set(runner.names())
-    assert {"cam_inference", "paste", "patch_pairs"} <= names and not {"_measure", "__main__"} & names
+    assert {"cam_inference", "pamr", "paste", "patch_pairs"} <= names and not {"_measure", "__main__"} & names
     claims = {
         "good": "print('a table'); print('{\"ratio\": 2, \"holds\": true}')",
         "bad": 'print(\'{"ratio": 1, "holds": false}\'); raise SystemExit(1)',
