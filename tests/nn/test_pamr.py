@@ -175,11 +175,14 @@ def test_a_flipped_or_transposed_scene_gives_flipped_or_transposed_masks(turn):
     torch.testing.assert_close(pamr(turn(image), turn(masks)), turn(pamr(image, masks)), rtol=0, atol=1e-12)
 
 
-def test_images_of_a_batch_do_not_mix():
-    image, masks = colours(3, 3, 12, 15), soft_masks(3, 4, 12, 15)
-    alone = [pamr(image[i : i + 1], masks[i : i + 1]) for i in range(3)]
-    assert torch.equal(pamr(image, masks), torch.cat(alone))
-    assert torch.equal(affinity(image), torch.cat([affinity(one[None]) for one in image]))
+def test_images_of_a_batch_do_not_mix(monkeypatch):
+    image, masks = colours(3, 3, 12, 15).double(), soft_masks(3, 4, 12, 15).double()
+    alone = torch.cat([pamr(image[i : i + 1], masks[i : i + 1]) for i in range(3)])
+    of_one = torch.cat([affinity(one[None]) for one in image])
+    for pixels in (2**17, 2 * 12 * 15, 1):  # all together, in parts of two, one by one
+        monkeypatch.setattr("wsss_lib.nn.pamr.PIXELS", pixels)
+        torch.testing.assert_close(pamr(image, masks), alone, rtol=0, atol=1e-12)
+        torch.testing.assert_close(affinity(image), of_one, rtol=0, atol=1e-12)
 
 
 def test_classes_and_colours_may_come_in_any_order():

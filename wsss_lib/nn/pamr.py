@@ -6,7 +6,7 @@ nothing passes a gradient: what comes out is a target. Araslanov & Roth, Single-
 Labels, CVPR 2020.
 
 The memory stays small because no tensor holds all neighbours of all masks: the masks are padded once, a neighbour is a
-shifted view of them, and each view is multiplied and added into one buffer.
+shifted view of them, and each view is multiplied and added into one buffer. Images are taken a few at a time.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from wsss_lib.errors import SettingsError, WsssError
 
 DILATIONS = (1, 2, 4, 8, 12, 24)
 EPS = 1e-8
+PIXELS = 2**17  # of the images that are worked on together; one image of 321 x 321 has as many
 
 
 def neighbours(dilations: Sequence[int] = DILATIONS) -> list[tuple[int, int]]:
@@ -93,11 +94,7 @@ def affinity(image: Tensor, dilations: Sequence[int] = DILATIONS) -> Tensor:
     """
     offsets = neighbours(dilations)
     _check(image, "image")
-    image = image.to(_precision(image)).contiguous()
-    weights = image.new_empty(len(image), len(offsets), *image.shape[2:])
-    for one, out in zip(image, weights, strict=True):
-        out.copy_(_weights(one, offsets))
-    return weights
+    return torch.cat([_weights(part, offsets).transpose(0, 1) for part in _parts(image.to(_precision(image)))])
 
 
 @torch.no_grad()
@@ -107,8 +104,8 @@ def pamr(image: Tensor, masks: Tensor, iterations: int = 10, dilations: Sequence
     .. math:: m^{t+1}_{c,p} = \sum_q \alpha_{p,q}\, m^t_{c,q}
 
     A pixel's own value is not among them, and all classes are averaged alike. So masks that sum to 1 over the classes
-    still do, each mask keeps within its range, and a flat mask stays as it is. Images are computed one by one: their
-    weights, 4 * 8 D * H * W bytes, are in memory for one image at a time.
+    still do, each mask keeps within its range, and a flat mask stays as it is. The weights, 4 * 8 D bytes a pixel, are
+    in memory for 131,072 pixels, or one larger image, at a time.
 
     Parameters
     ----------
@@ -154,18 +151,23 @@ def pamr(image: Tensor, masks: Tensor, iterations: int = 10, dilations: Sequence
         raise WsssError(f"{shapes}: give as many masks as images, and resize the image to the masks")
     dtype = _precision(image, masks)
     refined = masks.to(dtype, copy=True, memory_format=torch.contiguous_format)
-    for one, mask in zip(image.to(dtype).contiguous(), refined, strict=True):
-        weights = _weights(one, offsets)
+    for part, mask in zip(_parts(image.to(dtype)), _parts(refined), strict=True):
+        weights = _weights(part, offsets)
         for _ in range(iterations):
             views = _shifted(mask, offsets)
             mask.zero_()
             for view, weight in zip(views, weights, strict=True):
-                mask.addcmul_(view, weight)
+                mask.addcmul_(view, weight[:, None])
     return refined
 
 
+def _parts(x: Tensor) -> Sequence[Tensor]:
+    # x (N, C, H, W) in views of as many images as are worked on together.
+    return x.split(max(1, PIXELS // (x.shape[2] * x.shape[3])))
+
+
 def _weights(image: Tensor, offsets: Sequence[tuple[int, int]]) -> Tensor:
-    # alpha (8 D, H, W) of one image (C, H, W).
+    # alpha (8 D, N, H, W) of images (N, C, H, W).
     views = _shifted(image, offsets)
     n = len(views) + len(views) // 8
     # The variance by running sums of the differences to the pixel itself. Only 8 of 9 of them can differ from 0, so
@@ -176,21 +178,21 @@ def _weights(image: Tensor, offsets: Sequence[tuple[int, int]]) -> Tensor:
         total += difference
         squares.addcmul_(difference, difference)
     sigma = ((squares - total.square() / n) / (n - 1)).sqrt()
-    scale = 1 / (len(image) * (EPS + 0.1 * sigma))
+    scale = 1 / (image.shape[1] * (EPS + 0.1 * sigma))
     # For the same reason the mean of k is above -32: the exponentials need no maximum subtracted.
-    weights = image.new_empty(len(views), *image.shape[1:])
+    weights = image.new_empty(len(views), len(image), *image.shape[2:])
     for view, weight in zip(views, weights, strict=True):
-        torch.sum((view - image).abs_().mul_(scale), 0, out=weight)
+        torch.sum((view - image).abs_().mul_(scale), 1, out=weight)
     weights.neg_().exp_()
     return weights.div_(weights.sum(0))
 
 
 def _shifted(x: Tensor, offsets: Sequence[tuple[int, int]]) -> list[Tensor]:
-    # For each offset x (C, H, W) as its neighbours there have it: views of one copy that is padded with the edge.
-    height, width = x.shape[1:]
+    # For each offset x (N, C, H, W) as its neighbours there have it: views of one copy that is padded with the edge.
+    height, width = x.shape[2:]
     pad = max(map(max, offsets))
     padded = F.pad(x, (pad, pad, pad, pad), mode="replicate")
-    return [padded[:, pad + y : pad + y + height, pad + x : pad + x + width] for y, x in offsets]
+    return [padded[..., pad + y : pad + y + height, pad + x : pad + x + width] for y, x in offsets]
 
 
 def _check(x: Tensor, name: str) -> None:
