@@ -1,5 +1,6 @@
 """The way of the data, stage by stage: classifier, cams, pseudo_masks, instances, segmentation, val_masks.
 
+A single-stage method goes from its classifier to direct_masks at once.
 Each stage reads the folder that the stage before it wrote, and asks for that stage first, so any notebook runs on
 its own. What is finished is not computed again (`wsss_lib.runs`). True masks are opened to score, never to learn.
 """
@@ -33,6 +34,7 @@ from wsss_lib.refine.mean_field import DenseCRFSettings
 from wsss_lib.runs import Run, Stage
 from wsss_lib.score import frequent_classes, score_masks, score_seeds
 from wsss_lib.segment import DeepLab, segment
+from wsss_lib.segment.single_stage import FOLDERS, SingleStageSettings, segment_single_stage
 from wsss_lib.settings import Section
 from wsss_lib.train import fit, load_weights, pick_device, seeded
 
@@ -523,6 +525,53 @@ def segment_val(run: Run) -> Stage:
     return run.stage("val_masks", ("segment",), after=train_segmentation(run)).ensure(compute)
 
 
+def segment_directly(run: Run) -> Stage:
+    """Stage ``direct_masks``: a single-stage method segments the val split itself, and is scored twice.
+
+    Parameters
+    ----------
+    run : Run
+        Of a method of `methods.SINGLE_STAGE`.
+
+    Returns
+    -------
+    Stage
+        Complete; ``masks/<id>.png`` from predicted labels, ``masks_with_labels/<id>.png`` from the true labels of the
+        test images, which some papers use; metrics ``mask`` and ``mask_with_labels``, each as in `score_masks`.
+
+    Raises
+    ------
+    SettingsError
+        For another method.
+
+    Examples
+    --------
+    >>> stage = segment_directly(getfixture("smoke_run").of("ws_fcn"))
+    >>> stage.metrics["mask"]["miou"] < 1, stage.metrics["mask_with_labels"]["miou"] < 1
+    (True, True)
+    """
+    if run.method not in methods.SINGLE_STAGE:
+        known = ", ".join(methods.SINGLE_STAGE)
+        raise SettingsError(f"method={run.method!r} gives no masks itself: choose {known}, or go on to segmentation")
+
+    def compute(stage: Stage) -> dict:
+        ids = run.ids("val")
+        segment_single_stage(
+            load_classifier(run),
+            run.folder,
+            ids,
+            stage.path,
+            single_stage_settings(run.settings),
+            device=pick_device(run.settings.machine.device),
+            processes=run.settings.machine.processes,
+        )
+        scores = {name.replace("masks", "mask"): _score_masks(run, "val", stage.path / name) for name in FOLDERS}
+        return {"images": len(ids), **scores}
+
+    crf = ("dense_crf",) if run.settings.single_stage.crf else ()
+    return run.stage("direct_masks", ("single_stage", *crf), after=train_classifier(run)).ensure(compute)
+
+
 def build_segmentation(run: Run) -> DeepLab:
     """An untrained DeepLab of the settings, its random weights from the run's seed.
 
@@ -624,6 +673,30 @@ def mask_settings(section) -> MaskSettings:
         crf=crf_settings(section),
         la_ha=tuple(section.la_ha),
     )
+
+
+def single_stage_settings(settings) -> SingleStageSettings:
+    """How a single-stage method's masks are made, out of the sections ``single_stage`` and ``dense_crf``.
+
+    Parameters
+    ----------
+    settings : Settings
+        Of a profile.
+
+    Returns
+    -------
+    SingleStageSettings
+
+    Examples
+    --------
+    >>> from wsss_lib.settings import load
+    >>> single_stage_settings(load("paper")).mask.background, single_stage_settings(load("demo")).mask.background
+    ('power', 'constant')
+    """
+    own = settings.single_stage
+    plain = MaskSettings("constant", threshold=own.theta, crf=None)
+    refined = MaskSettings("power", alpha=own.alpha, crf=crf_settings(settings.dense_crf))
+    return SingleStageSettings(tuple(own.scales), own.flip, own.class_cut, refined if own.crf else plain)
 
 
 def _trained(run: Run, build: Callable[[Run], nn.Module], train: Callable[[Run], Stage]) -> nn.Module:

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from wsss_lib.data.instances import InstanceBank
     from wsss_lib.methods.base import Method
 
-METHODS = ("cam", "seam", "cda", "csd", "cpn", "deft")
+METHODS = ("cam", "seam", "cda", "csd", "cpn", "deft", "ws_fcn")
+SINGLE_STAGE = ("ws_fcn",)  # give masks themselves, see `segment.single_stage`
 WRAPPERS = ("cda", "csd")  # have a host, and learn from instances that the masks of an earlier run cut out
 
 

@@ -13,7 +13,8 @@ of equation 4 is a 1 x 1 convolution and BatchNorm, one two-layer network weight
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -382,13 +383,16 @@ class LargeKernel(nn.Module):
         return self.embed(features)
 
 
-CONTEXTS: dict[str, type[nn.Module]] = {
-    "aspp": ASPP,
+CONTEXTS: dict[str, Callable[..., nn.Module]] = {
     "fca": FCA,
+    "mclm": partial(FCA, srm=False),
+    "fca_strict": partial(FCA, eq4_strict=True),
+    "aspp": ASPP,
     "non_local": NonLocal,
     "large_kernel": LargeKernel,
     "ppm": PPM,
 }
+DILATED = ("fca", "mclm", "fca_strict", "aspp")  # take `dilations` and `dropout`
 
 
 def _strips(in_channels: int, out_channels: int, k: int) -> nn.ParameterList:
