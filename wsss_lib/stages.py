@@ -31,6 +31,7 @@ from wsss_lib.metrics import average_precision, json_number
 from wsss_lib.project import data_root
 from wsss_lib.refine.dense_crf import MaskSettings, pseudo_masks
 from wsss_lib.refine.mean_field import DenseCRFSettings
+from wsss_lib.refine.pamr import PAMRSettings
 from wsss_lib.runs import Run, Stage
 from wsss_lib.score import frequent_classes, score_masks, score_seeds
 from wsss_lib.segment import DeepLab, segment
@@ -38,6 +39,7 @@ from wsss_lib.segment.single_stage import FOLDERS, SingleStageSettings, segment_
 from wsss_lib.settings import Section
 from wsss_lib.train import fit, load_weights, pick_device, seeded
 
+REFINEMENTS = ("dense_crf", "pamr")
 CACHE_PIXELS = 400e6  # keep decoded images in memory up to so many pixels, about 1.2 GB
 
 
@@ -396,7 +398,7 @@ def make_cams(run: Run) -> Stage:
 
 
 def make_pseudo_masks(run: Run) -> Stage:
-    """Stage ``pseudo_masks``: the CAMs become masks by a dense CRF, over a pool of processes.
+    """Stage ``pseudo_masks``: the CAMs become masks by a dense CRF, over a pool of processes, or by PAMR.
 
     Parameters
     ----------
@@ -414,19 +416,21 @@ def make_pseudo_masks(run: Run) -> Stage:
     >>> len(list(stage.folder("masks").iterdir()))
     36
     """
-    cams = make_cams(run)
+    cams, settings = make_cams(run), mask_settings(run.settings)
 
     def compute(stage: Stage) -> dict:
         ids = tuple(dict.fromkeys((*run.ids("train"), *run.ids("seed"))))
         pseudo_masks(
             [(i, run.folder.image_path(i), cams.path / "cams" / f"{i}.npz") for i in ids],
             stage.folder("masks"),
-            mask_settings(run.settings.dense_crf),
-            processes=run.settings.machine.processes,
+            settings,
+            processes=run.settings.machine.processes if settings.pamr is None else 1,
         )
         return {"images": len(ids), "mask": _score_masks(run, "seed", stage.folder("masks"))}
 
-    return run.stage("pseudo_masks", ("dense_crf",), after=cams).ensure(compute)
+    # PAMR's background score is that of [dense_crf].
+    sections = ("dense_crf",) if settings.pamr is None else ("dense_crf", "pamr")
+    return run.stage("pseudo_masks", sections, after=cams).ensure(compute)
 
 
 def train_segmentation(run: Run) -> Stage:
@@ -648,30 +652,42 @@ def crf_settings(section) -> DenseCRFSettings:
     return DenseCRFSettings(**{name: section[name] for name in names})
 
 
-def mask_settings(section) -> MaskSettings:
-    """How pseudo masks are made, out of the settings' section ``dense_crf``.
+def mask_settings(settings) -> MaskSettings:
+    """How pseudo masks are made, out of the sections ``refine``, ``dense_crf`` and ``pamr``.
 
     Parameters
     ----------
-    section : Section
-        ``settings.dense_crf``.
+    settings : Settings
+        Of a profile.
 
     Returns
     -------
     MaskSettings
 
+    Raises
+    ------
+    SettingsError
+        For another ``refine.how``.
+
     Examples
     --------
     >>> from wsss_lib.settings import load
-    >>> mask_settings(load("paper").dense_crf).background
-    'power'
+    >>> mask_settings(load("paper")).background, mask_settings(load("paper", {"refine.how": "pamr"})).pamr.iterations
+    ('power', 10)
     """
+    if settings.refine.how not in REFINEMENTS:
+        raise SettingsError(f"refine.how={settings.refine.how!r}: choose one of {', '.join(REFINEMENTS)}")
+    section, averaging = settings.dense_crf, None
+    if settings.refine.how == "pamr":
+        device = str(pick_device(settings.machine.device))
+        averaging = PAMRSettings(settings.pamr.iterations, tuple(settings.pamr.dilations), device)
     return MaskSettings(
         background=section.background,
         alpha=section.alpha,
         threshold=section.theta,
         crf=crf_settings(section),
         la_ha=tuple(section.la_ha),
+        pamr=averaging,
     )
 
 

@@ -119,7 +119,7 @@ print(f"easy: {', '.join(folder.class_names(easy))}, colour distance {contrast(e
 
 
 # %%
-crf = stages.mask_settings(settings.dense_crf).crf
+crf = stages.crf_settings(settings.dense_crf)
 picture, truth = viz.as_array(folder.image(easy)), folder.mask(easy)
 on_object = (truth > 0) & (truth < 255)
 beside = F.max_pool2d(on_object[None].float(), 9, stride=1, padding=4)[0] == 0  # not on the outline itself

@@ -1,8 +1,8 @@
-"""Pseudo masks: background score, dense CRF, argmax, for one image or for a folder over several processes.
+"""Pseudo masks: background score, dense CRF or PAMR, argmax, for one image or for a folder over several processes.
 
 One idea: the image-level label says which classes can occur, so only these and the background enter the CRF.
 The steps are PSA's (power background on soft scores) and IRN's (constant background, hard scores); the CRF
-itself is in `mean_field`. Keep torch out of this module: worker processes import it.
+itself is in `mean_field`, PAMR in `refine.pamr`. Keep torch out of this module: worker processes import it.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from tqdm import tqdm
@@ -21,6 +22,9 @@ from wsss_lib.errors import SettingsError, WsssError
 from wsss_lib.pool import work
 from wsss_lib.refine.maps import background_score, la_ha_mask, read_maps, resize_maps
 from wsss_lib.refine.mean_field import PRESETS, DenseCRFSettings, dense_crf, hard_probability
+
+if TYPE_CHECKING:
+    from wsss_lib.refine.pamr import PAMRSettings  # imports torch
 
 __all__ = [
     "PRESETS",
@@ -50,10 +54,12 @@ class MaskSettings:
     crf : DenseCRFSettings or None
         None takes the argmax at once, which with "constant" is `localize.seed`.
     hard : bool
-        Feed the CRF the argmax at confidence 0.7, as IRN does, in place of the scores.
+        Refine the argmax at confidence 0.7, as IRN does, in place of the scores.
     la_ha : tuple of float
         Two values of alpha, or two thresholds: a mask that is sure of its foreground, then one that is sure
         of its background, for `la_ha_mask` (PSA: 4, 32; IRN's thresholds: 0.3, 0.05). Empty: one mask.
+    pamr : PAMRSettings or None
+        PAMR in place of the CRF.
 
     Raises
     ------
@@ -73,6 +79,7 @@ class MaskSettings:
     crf: DenseCRFSettings | None = PRESETS["psa"]
     hard: bool = False
     la_ha: tuple[float, ...] = ()
+    pamr: PAMRSettings | None = None
 
     def __post_init__(self):
         if self.background not in ("power", "constant"):
@@ -123,9 +130,9 @@ def pseudo_mask(
     else:
         background = np.full(maps.shape[1:], settings.threshold, maps.dtype)
     score = np.stack([background, *maps])
-    if settings.crf is not None:
+    if settings.pamr is not None or settings.crf is not None:
         score = hard_probability(score.argmax(0), len(score)) if settings.hard else score
-        score = dense_crf(image, score, settings.crf)
+        score = settings.pamr.refine(image, score) if settings.pamr else dense_crf(image, score, settings.crf)
     return np.append(0, np.asarray(classes, int) + 1).astype(np.uint8)[score.argmax(0)]
 
 
