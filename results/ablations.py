@@ -1,4 +1,4 @@
-"""The tables of CDA, CSD, CPN and DEFT: what each ingredient brings, at equal steps or cost, three seeds a row.
+"""The tables of CDA, CSD, CPN, DEFT and WS-FCN: what each ingredient brings, at equal steps or cost, three seeds a row.
 
 One command a table; interrupted, it continues where it stopped.
 
@@ -11,6 +11,7 @@ import itertools
 
 import pandas as pd
 from deft import activations, scores_by_context
+from ws_fcn import single_stage, ways
 
 from data_prep.ready import ready
 from wsss_lib import results, stages
@@ -32,10 +33,12 @@ NO_RVMIN = ("cpn", {"cpn.w_rvmin": 0.0})
 HALVES = ("cpn", {**PCM_ONLY, "cpn.w_tcp": 0.0, "cpn.w_cpcr": 0.0, "cpn.w_rvmin": 0.0})
 SEAM_STAR = ("seam", {"seam.prcm": True})
 TEST_SCALES = {"0.5": [0.5], "1.0": [1.0], "1.5": [1.5], "2.0": [2.0], "all": load("demo").localize.scales}
+WS_FCN = ("ws_fcn", {})
 DEFT, FAST = ("deft", {}), ("deft", {"deft.attention_factor": 10.0})
 # DEFT trains once, from the start; so do these: as many steps as CAM and DEFT, each image augmented or not, no pairs.
 SCRATCH = {"cda.init": "backbone", "cda.epochs": load("demo").deft.epochs}
 ALONE = {**SCRATCH, "cda.pairwise": False}
+SSSS = {"ws_fcn.context": "aspp", "ws_fcn.fusion": "gci"}
 
 # table: {row: (method, what departs from the profile)}
 TABLES = {
@@ -170,6 +173,50 @@ TABLES = {
         "CDA": ("cda", {}),
         "CSD": ("csd", {}),
     },
+    "ws_fcn_table1": {
+        "SSSS": ("ws_fcn", SSSS),
+        "+ MCLM": ("ws_fcn", {**SSSS, "ws_fcn.context": "mclm"}),
+        "+ FCA": ("ws_fcn", {**SSSS, "ws_fcn.context": "fca"}),
+        "+ SF2": ("ws_fcn", {**SSSS, "ws_fcn.fusion": "sf2"}),
+        "WS-FCN": WS_FCN,
+    },
+    "ws_fcn_table2": {
+        **{
+            name: ("ws_fcn", {**SSSS, "ws_fcn.context": context})
+            for name, context in {
+                "ASPP (SSSS)": "aspp",
+                "non-local": "non_local",
+                "large kernel": "large_kernel",
+                "PPM": "ppm",
+                "FCA": "fca",
+                "FCA, equation 4 as printed": "fca_strict",
+            }.items()
+        },
+        **{
+            name: ("ws_fcn", {**SSSS, "ws_fcn.fusion": fusion})
+            for name, fusion in {
+                "sum": "sum",
+                "concatenation": "concatenation",
+                "multiplication": "multiplication",
+                "SF2": "sf2",
+            }.items()
+        },
+    },
+    "ws_fcn_table3": {
+        f"{name}, {scales}{' and flip' * flip}": (
+            "ws_fcn",
+            {**overrides, "single_stage.flip": flip, **({} if many else {"single_stage.scales": [1.0]})},
+        )
+        for name, overrides in (("SSSS", SSSS), ("WS-FCN", {}))
+        for scales, many in (("one scale", False), ("scales", True))
+        for flip in (False, True)
+    },
+    "ws_fcn_ways": {"CAM": ("cam", {}), "SSSS": ("ws_fcn", SSSS), "WS-FCN": WS_FCN},
+    "ws_fcn_photographs": {
+        "CAM": ("cam", {}),
+        "SSSS": ("ws_fcn", SSSS),
+        "WS-FCN": WS_FCN,
+    },
     "cpn_photographs": {
         "CAM": ("cam", {}),
         "CAM, twice the steps": ("cam", {"cam.epochs": 2 * load("laptop").cam.epochs}),
@@ -179,10 +226,16 @@ TABLES = {
     },
 }
 # profile laptop; the others are on toy scenes, profile demo
-PHOTOGRAPHS = ("copy_paste_photographs", "cpn_photographs", "deft_photographs")
+PHOTOGRAPHS = ("copy_paste_photographs", "cpn_photographs", "deft_photographs", "ws_fcn_photographs")
 ONE_SEED = ("csd_lambdas", "cpn_patches")
 # The lines of a run in a table, where they are not its scores.
-MEASURES = {"deft_activations": activations, "deft_table3": scores_by_context}
+MEASURES = {
+    "deft_activations": activations,
+    "deft_table3": scores_by_context,
+    **{f"ws_fcn_table{n}": single_stage for n in (1, 2, 3)},
+    "ws_fcn_ways": ways,
+    "ws_fcn_photographs": ways,
+}
 
 
 def true_masks(run: Run):

@@ -25,6 +25,8 @@ SCORES = (
     ("cams", "seed mIoU best threshold (uses masks)", ("seed", "best", "miou")),
     ("pseudo_masks", "pseudo mask mIoU", ("mask", "miou")),
     ("val_masks", "segmentation mIoU val", ("mask", "miou")),
+    ("direct_masks", "single-stage mIoU val", ("mask", "miou")),
+    ("direct_masks", "single-stage mIoU val (given true labels)", ("mask_with_labels", "miou")),
 )
 
 

@@ -429,7 +429,7 @@ def make_pseudo_masks(run: Run) -> Stage:
         return {"images": len(ids), "mask": _score_masks(run, "seed", stage.folder("masks"))}
 
     # PAMR's background score is that of [dense_crf].
-    sections = ("dense_crf",) if settings.pamr is None else ("dense_crf", "pamr")
+    sections = ("dense_crf",) if settings.pamr is None else ("refine", "dense_crf", "pamr")
     return run.stage("pseudo_masks", sections, after=cams).ensure(compute)
 
 

@@ -1,0 +1,33 @@
+"""What the tables of WS-FCN measure: masks straight from a single-stage method, and masks of the way in stages."""
+
+from wsss_lib import methods, results, stages
+from wsss_lib.runs import Run
+
+
+def single_stage(run: Run) -> list[dict]:
+    """One line: masks of the val split in percent, parameters in millions, and what the seeds score."""
+    direct, model = stages.segment_directly(run).metrics, stages.build_method(run)
+    line = {
+        "direct": 100 * direct["mask"]["miou"],
+        "direct_with_labels": 100 * direct["mask_with_labels"]["miou"],
+        "pixel_accuracy": 100 * direct["mask"]["pixel_accuracy"],
+        "parameters": sum(p.numel() for p in model.parameters()) / 1e6,
+    }
+    return [{**line, **results.seed_scores(run)}]
+
+
+def ways(run: Run) -> list[dict]:
+    """A line a way from the run's method to masks of the val split, in percent, with the seconds of all its stages."""
+    single = run.method in methods.SINGLE_STAGE
+    trained = [stages.train_classifier(run)]
+    if single and run.settings[run.method].init == "classifier":
+        trained.append(stages.train_classifier(run.of("cam")))
+    in_stages = (stages.make_cams, stages.make_pseudo_masks, stages.train_segmentation, stages.segment_val)
+    lines = []
+    for way, rest in {"direct": (stages.segment_directly,), "in stages": in_stages}.items():
+        if way == "in stages" or single:
+            done = [*trained, *(make(run) for make in rest)]
+            mask, seconds = done[-1].metrics["mask"], sum(stage.metrics["seconds"] for stage in done)
+            line = {"miou": 100 * mask["miou"], "pixel_accuracy": 100 * mask["pixel_accuracy"], "seconds": seconds}
+            lines.append({"way": way, **line})
+    return lines
