@@ -662,6 +662,46 @@ viz.show(
 )
 
 # %% [markdown]
+# ## PAMR: the neighbours' mean in place of an energy
+#
+# There is a refinement with no energy, no square of all pixels, and no compiled library. *Pixel-adaptive mask refinement* gives each
+# pixel $p$ a fixed set of neighbours, eight directions at a few distances, and replaces its scores by their mean, time and again:
+#
+# $$m^{t+1}_c(p) = \sum_q \alpha_{pq}\, m^t_c(q), \qquad \alpha_{pq} = \mathrm{softmax}_q\Big(-\tfrac13 \sum_{rgb} \frac{|x_p - x_q|}{0.1\, \sigma_p}\Big)$$
+#
+# Colours are compared in units of $\sigma_p$, their spread around the pixel: what is a large step in a smooth sky is a small one in a
+# meadow. A CRF has that only as a fixed width $\theta_\beta$. In exchange PAMR never learns that labels exclude each other, and
+# reaches no further than its largest distance times its iterations. It comes from single-stage training (notebook 06), where it
+# runs at every step, so it had to be quick on a GPU. The setting `refine.how = "pamr"` gives the stage below to it.
+#
+# **Predict first.** Which of the two moves a mask further from its seed?
+
+# %%
+averaging = stages.mask_settings(load(profile, {**overrides, "refine.how": "pamr"})).pamr
+
+
+def average(image_id, iterations, alpha=alpha):
+    how = replace(averaging, iterations=iterations)
+    return pseudo_mask(*look(image_id)[:3], MaskSettings("power", alpha=float(alpha), pamr=how))
+
+
+# %% tags=["nbval-ignore-output"]
+rounds = (0, 1, averaging.iterations)
+rows = [row_of(i, *(average(i, n) for n in rounds), refine(i)) for i in [*alone[:2], hard]]
+titles = ["image", *(f"PAMR, {n}" for n in rounds), "dense CRF", "true mask"]
+figure = viz.grid(rows, titles, size=1.2)
+viz.show(figure, "One seed refined by both: PAMR after none, one and all of its iterations, then the dense CRF.")
+
+# %% tags=["nbval-ignore-output"]
+ways = {"neither": lambda i: refine(i, alpha, None), "PAMR": lambda i: average(i, averaging.iterations), "CRF": refine}
+for name, way in ways.items():
+    matrix, start = ConfusionMatrix(folder.n_classes + 1), timeit.default_timer()
+    for image_id in some:
+        matrix.update(folder.mask(image_id), way(image_id))
+    seconds = (timeit.default_timer() - start) / len(some)
+    print(f"{name:8s} mIoU {100 * matrix.miou(stages.scored_classes(run)):.1f} %, {1e3 * seconds:.0f} ms an image")
+
+# %% [markdown]
 # ## Sure pixels: la and ha
 #
 # Must every pixel get a label? A later network that learns from these masks can skip a pixel (value 255, *ignore*). So let us keep
@@ -818,6 +858,7 @@ table
 #   a repeated blur, and the lattice makes the blur fast.
 # - Background gets its score from the absence of classes. Its exponent is a threshold in disguise, and part of the result.
 # - Only labels that are present enter: faster, and nothing can be invented.
+# - PAMR averages over neighbours of like colour; it is simpler and more local, and needs nothing but torch.
 # - The CRF **amplifies**. Right seeds become masks, wrong seeds become larger mistakes; it knows colours, not objects.
 # - `la` and `ha` trade the number of labelled pixels against their purity.
 # - It is a refinement without learning. Random walks over *learnt* affinities (PSA, IRN) are the next step up; they too start from
@@ -831,4 +872,5 @@ table
 # - J. Ahn, S. Kwak. *Learning Pixel-level Semantic Affinity with Image-level Supervision for Weakly Supervised Semantic
 #   Segmentation* (PSA). CVPR 2018. The background exponent, `la` and `ha`.
 # - J. Ahn, S. Cho, S. Kwak. *Weakly Supervised Learning of Instance Segmentation with Inter-pixel Relations* (IRN). CVPR 2019.
+# - N. Araslanov, S. Roth. *Single-Stage Semantic Segmentation from Image Labels.* CVPR 2020. PAMR.
 # - Next: [08 Segmentation](08_segmentation.ipynb), where a network learns from these masks, and needs no labels any more.
