@@ -396,9 +396,11 @@ DILATED = ("fca", "mclm", "fca_strict", "aspp")  # take `dilations` and `dropout
 
 
 def _strips(in_channels: int, out_channels: int, k: int) -> nn.ParameterList:
-    # 1 x k then k x 1, k x 1 then 1 x k; drawn as torch draws its convolutions.
+    # 1 x k then k x 1, k x 1 then 1 x k. No BatchNorm follows, so the draw sets how loud a branch is beside the pooled
+    # image: He's keeps the size of features, torch's own makes two strips six times weaker.
     shapes = [(in_channels, (1, k)), (out_channels, (k, 1)), (in_channels, (k, 1)), (out_channels, (1, k))]
-    return nn.ParameterList(nn.Conv2d(width, out_channels, side).weight for width, side in shapes)
+    convolutions = (nn.Conv2d(width, out_channels, side) for width, side in shapes)
+    return nn.ParameterList(nn.init.kaiming_normal_(convolution.weight) for convolution in convolutions)
 
 
 def _check(features: Tensor, in_channels: int) -> None:
