@@ -196,7 +196,7 @@ class WSFCN(Method):
         terms |= {"self": y.new_zeros(()), "supervised": y.new_zeros(())}
         if progress.fraction >= self.warm_up:
             truth = self.truth(batch.image, masks, batch.label)
-            logits = upsample(with_background_score(scores), truth.shape[1:])
+            logits = with_background_score(upsample(scores.float(), truth.shape[1:]))  # background stays exactly 1
             terms["self"] = balanced_cross_entropy(logits, truth, batch.label)
             terms["supervised"] = share_supervised(truth, batch.label)
         return Losses.weighted(terms, {"supervised": 0.0})
