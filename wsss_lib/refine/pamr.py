@@ -83,6 +83,7 @@ class PAMRSettings:
         """
         if image.shape[:2] != score.shape[1:]:
             raise WsssError(f"image {image.shape[:2]}, score {score.shape[1:]}: bring the score to the image's size")
-        picture, given = (torch.from_numpy(np.ascontiguousarray(x)).to(self.device) for x in (image, score))
+        own = (np.require(x, requirements=["C", "W"]) for x in (image, score))  # torch warns of read-only ones
+        picture, given = (torch.from_numpy(x).to(self.device) for x in own)
         picture = picture.permute(2, 0, 1)[None].float() / 255
         return pamr(picture, given[None].float(), self.iterations, self.dilations)[0].cpu().numpy()
