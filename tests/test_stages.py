@@ -9,9 +9,13 @@ from data_prep.ready import ready
 from wsss_lib import methods, stages
 from wsss_lib.data import VOCFolder
 from wsss_lib.data.masks import read_mask
+from wsss_lib.data.transforms import normalize
 from wsss_lib.errors import DataError, SettingsError, WsssError
 from wsss_lib.methods import cpn
+from wsss_lib.refine.mean_field import DenseCRFSettings
+from wsss_lib.refine.pamr import PAMRSettings
 from wsss_lib.runs import Run
+from wsss_lib.segment.single_stage import FOLDERS, predict_masks
 from wsss_lib.settings import load
 
 
@@ -232,3 +236,196 @@ def test_a_method_that_refines_starts_from_the_trained_cam_or_as_cam_did(smoke_r
         assert same_weights(made.backbone, cam.backbone)
     assert torch.equal(trained.classifier.weight, stages.load_classifier(smoke_run).classifier.weight)
     assert same_weights(trained.features, fresh.features) and not same_weights(trained.backbone, fresh.backbone)
+
+
+# Single-stage methods
+
+
+def direct_masks(stage):
+    return {f"{name}/{p.name}": p.read_bytes() for name in FOLDERS for p in (stage.path / name).iterdir()}
+
+
+def test_a_single_stage_method_writes_both_masks_of_every_test_image_and_scores_them_apart(smoke_run):
+    stage = stages.segment_directly(smoke_run.of("ws_fcn"))
+    ids = smoke_run.ids("val")
+    assert set(direct_masks(stage)) == {f"{name}/{i}.png" for name in FOLDERS for i in ids}
+    assert stage.metrics["images"] == len(ids) == 12
+    for metric, name in (("mask", "masks"), ("mask_with_labels", "masks_with_labels")):
+        scored = stages.score_masks(smoke_run.folder, ids, stage.path / name, stages.scored_classes(smoke_run))
+        assert stage.metrics[metric] == scored and 0 < scored["miou"] < 1
+    for image_id in ids:
+        classes = {0, *(1 + smoke_run.folder.label(image_id).nonzero().flatten()).tolist()}
+        assert set(read_mask(stage.path / "masks_with_labels" / f"{image_id}.png").ravel()) <= classes
+
+
+def test_direct_masks_are_those_of_the_trained_method_with_the_numbers_of_their_section(smoke_run):
+    changed = {"single_stage.scales": [1.0], "single_stage.flip": False, "single_stage.class_cut": 0.2}
+    run = changed_run(smoke_run, {**changed, "single_stage.theta": 0.1}, "ws_fcn")
+    stage, method = stages.segment_directly(run), stages.load_classifier(run)
+    several = set()
+    for image_id in run.ids("val"):
+        probability, soft = predict_masks(method, normalize(run.folder.image(image_id))[None], (1.0,), False)
+        soft = soft.clone()
+        soft[:, 0] = 0.1
+        soft[:, 1:][probability <= 0.2] = 0
+        found = read_mask(stage.path / "masks" / f"{image_id}.png")
+        assert (found == soft[0].argmax(0).numpy()).all()
+        several |= set(found.ravel().tolist())
+    assert len(several) > 1
+
+
+def test_a_changed_single_stage_section_keeps_the_trained_network_and_the_crf_counts_only_if_used(smoke_run):
+    plain = stages.segment_directly(smoke_run.of("ws_fcn"))
+    cut = changed_run(smoke_run, {"single_stage.class_cut": 0.3}, "ws_fcn")
+    assert stages.train_classifier(cut).path == stages.train_classifier(smoke_run.of("ws_fcn")).path
+    assert stages.segment_directly(cut).path != plain.path
+    alpha = {"dense_crf.alpha": 7.0}
+    assert stages.segment_directly(changed_run(smoke_run, alpha, "ws_fcn")).path == plain.path
+    crf = [
+        stages.segment_directly(changed_run(smoke_run, {"single_stage.crf": True, **more}, "ws_fcn")).path
+        for more in ({}, alpha)
+    ]
+    assert len({plain.path, *crf}) == 3
+
+
+def test_a_changed_method_trains_again_and_keeps_the_cam_it_starts_from(smoke_run):
+    run = changed_run(smoke_run, {"ws_fcn.context": "aspp", "ws_fcn.fusion": "gci"}, "ws_fcn")
+    assert stages.train_classifier(run.of("cam")).path == stages.train_classifier(smoke_run).path
+    assert stages.train_classifier(run).path != stages.train_classifier(smoke_run.of("ws_fcn")).path
+    assert type(stages.load_classifier(run).context).__name__ == "ASPP"
+
+
+def test_finished_direct_masks_are_not_computed_again_and_a_lost_one_is(smoke_run, tmp_path, monkeypatch):
+    run = Run(smoke_run.settings, smoke_run.folder, "ws_fcn", root=tmp_path)
+    stage = stages.segment_directly(run)
+    whole = direct_masks(stage)
+    assert whole == direct_masks(stages.segment_directly(smoke_run.of("ws_fcn")))  # the same seed, the same bytes
+    lost, kept = sorted((stage.path / "masks").iterdir())[:2]
+    before = kept.stat().st_mtime_ns
+    lost.unlink()
+    assert not stage.complete
+    assert direct_masks(stages.segment_directly(run)) == whole and kept.stat().st_mtime_ns == before
+    monkeypatch.setattr(stages, "segment_single_stage", lambda *a, **k: pytest.fail("computed again"))
+    assert stages.segment_directly(run).metrics == stage.metrics
+
+
+@pytest.mark.parametrize("method", [name for name in methods.METHODS if name not in methods.SINGLE_STAGE])
+def test_another_method_gives_no_masks_itself_and_trains_nothing(smoke_run, tmp_path, method):
+    run = Run(smoke_run.settings, smoke_run.folder, method, root=tmp_path)
+    told = f"method='{method}' gives no masks itself: choose ws_fcn, or go on to segmentation"
+    with pytest.raises(SettingsError, match=told) as error:
+        stages.segment_directly(run)
+    assert "\n" not in str(error.value) and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("make", "method", "override", "told"),
+    [
+        ("segment_directly", "ws_fcn", {"single_stage.class_cut": 2.0}, "class_cut=2.0"),
+        ("segment_directly", "ws_fcn", {"single_stage.scales": []}, r"scales=\(\)"),
+        ("make_pseudo_masks", "cam", {"refine.how": "crf"}, "refine.how='crf': choose one of dense_crf, pamr"),
+        ("make_pseudo_masks", "cam", {"refine.how": "pamr", "pamr.dilations": [0]}, r"dilations=\[0\]"),
+        ("make_pseudo_masks", "cam", {"refine.how": "pamr", "pamr.iterations": -1}, "iterations=-1"),
+    ],
+)
+def test_wrong_numbers_of_a_late_section_are_told_before_anything_is_trained(
+    smoke_run, tmp_path, make, method, override, told
+):
+    run = Run(load("smoke", override), smoke_run.folder, method, root=tmp_path)
+    with pytest.raises(SettingsError, match=told) as error:
+        getattr(stages, make)(run)
+    assert "\n" not in str(error.value) and not list(tmp_path.iterdir())
+
+
+def test_the_crfs_numbers_and_the_backgrounds_exponent_reach_the_masks():
+    changed = {"dense_crf.iterations": 7, "dense_crf.bilateral_srgb": 5.0, "dense_crf.alpha": 9.0}
+    own = {"theta": 0.4, "alpha": 3.0, "class_cut": 0.2, "scales": [1.0, 0.7], "flip": False}
+    changed |= {f"single_stage.{name}": value for name, value in own.items()}
+    plain = stages.single_stage_settings(load("smoke", {**changed, "single_stage.crf": False}))
+    refined = stages.single_stage_settings(load("smoke", {**changed, "single_stage.crf": True}))
+    for made in (plain, refined):
+        assert (made.scales, made.flip, made.class_cut) == ((1.0, 0.7), False, 0.2)
+    assert (plain.mask.background, plain.mask.threshold, plain.mask.crf) == ("constant", 0.4, None)
+    assert (refined.mask.background, refined.mask.alpha) == ("power", 3.0)
+    assert refined.mask.crf == DenseCRFSettings(7, 3.0, 3.0, 20.0, 5.0, 10.0)
+
+
+def test_a_single_stage_method_starts_from_the_trained_cams_backbone_or_as_cam_did(smoke_run, monkeypatch):
+    trained = stages.build_method(changed_run(smoke_run, {"ws_fcn.init": "classifier"}, "ws_fcn"))
+    cam = stages.load_classifier(smoke_run)
+    fresh_cam = stages.build_method(smoke_run)
+    monkeypatch.setattr(stages, "load_classifier", lambda run: pytest.fail("asked for a classifier"))
+    fresh = stages.build_method(changed_run(smoke_run, {"ws_fcn.init": "backbone"}, "ws_fcn"))
+    assert same_weights(trained.backbone, cam.backbone) and same_weights(fresh.backbone, fresh_cam.backbone)
+    assert not same_weights(trained.backbone, fresh.backbone)
+    for part in ("context", "fusion", "classifier"):
+        assert same_weights(getattr(trained, part), getattr(fresh, part))
+
+
+def test_the_way_to_direct_masks_goes_through_cam_only_if_it_starts_there(smoke_run):
+    for init, before in (("classifier", stages.train_classifier(smoke_run).fingerprint), ("backbone", None)):
+        run = changed_run(smoke_run, {"ws_fcn.init": init}, "ws_fcn")
+        stage = stages.train_classifier(run)
+        assert stage.config["after"] == before
+        assert set(stage.config["settings"]) == {"data", "toy", "backbone", "cam", "ws_fcn"}
+        assert (stage.path / "log.csv").read_text().splitlines()[0].endswith("classify,self,supervised,total")
+    with pytest.raises(SettingsError, match=r"ws_fcn\.init='imagenet': choose backbone or classifier"):
+        stages.build_method(changed_run(smoke_run, {"ws_fcn.init": "imagenet"}, "ws_fcn"))
+
+
+def test_without_any_mask_a_single_stage_method_learns_and_segments_the_same_and_nothing_is_scored(
+    smoke_run, toy_root, tmp_path
+):
+    root = shutil.copytree(toy_root, tmp_path / "scenes")
+    shutil.rmtree(root / "SegmentationClass")
+    blind = Run(smoke_run.settings, VOCFolder(root, name="toy"), "ws_fcn", root=tmp_path / "runs")
+    stage = stages.segment_directly(blind)
+    assert direct_masks(stage) == direct_masks(stages.segment_directly(smoke_run.of("ws_fcn")))
+    assert stage.metrics["mask"] is None and stage.metrics["mask_with_labels"] is None
+
+
+# PAMR in place of the CRF
+
+
+def test_pseudo_masks_by_pamr_lie_beside_those_of_the_crf_and_leave_them_alone(smoke_run, tmp_path, capsys):
+    crf = Run(smoke_run.settings, smoke_run.folder, root=tmp_path)
+    pamr = Run(load("smoke", {"refine.how": "pamr"}), smoke_run.folder, root=tmp_path)
+    first, second = stages.make_pseudo_masks(crf), stages.make_pseudo_masks(pamr)
+    assert first.path != second.path and first.complete and second.complete
+    assert "settings changed" not in capsys.readouterr().out
+    assert outputs(first).keys() == outputs(second).keys() and outputs(first) != outputs(second)
+    assert 0 < second.metrics["mask"]["miou"] < 1
+    assert first.config["after"] == second.config["after"]
+
+
+def test_only_what_refines_counts(smoke_run):
+    def path(**changed):
+        run = changed_run(smoke_run, {name.replace("__", "."): value for name, value in changed.items()})
+        return stages.make_pseudo_masks(run).path
+
+    crf, pamr = path(), path(refine__how="pamr")
+    assert path(pamr__iterations=2) == crf and path(refine__how="pamr", pamr__iterations=2) not in (crf, pamr)
+    assert stages.make_pseudo_masks(smoke_run).config["settings"].keys() == {
+        *("data", "toy", "backbone", "cam", "localize", "dense_crf")  # as before there was PAMR
+    }
+
+
+def test_pamrs_numbers_and_the_crfs_background_reach_the_masks(smoke_run):
+    changed = {"refine.how": "pamr", "pamr.iterations": 2, "pamr.dilations": [1, 3], "machine.device": "cpu"}
+    made = stages.mask_settings(load("smoke", {**changed, "dense_crf.alpha": 9.0, "dense_crf.la_ha": [2.0, 8.0]}))
+    assert made.pamr == PAMRSettings(2, (1, 3), "cpu") and (made.alpha, made.la_ha) == (9.0, (2.0, 8.0))
+    assert stages.mask_settings(load("smoke")).pamr is None
+    constant = stages.mask_settings(load("smoke", {"dense_crf.background": "constant", "dense_crf.theta": 0.4}))
+    assert (constant.background, constant.threshold) == ("constant", 0.4)
+
+
+def test_pamr_works_in_this_process_where_torch_is(smoke_run, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(stages, "pseudo_masks", lambda *a, processes: asked.append(processes))
+    monkeypatch.setattr(stages, "_score_masks", lambda *a: None)
+    for how in stages.REFINEMENTS:
+        settings = load("smoke", {"refine.how": how, "machine.processes": 3})
+        run = Run(settings, smoke_run.folder, root=tmp_path)
+        monkeypatch.setattr(stages, "make_cams", lambda _: stages.Stage("cams", tmp_path / "cams", {}))
+        stages.make_pseudo_masks(run)
+    assert asked == [3, 1]

@@ -410,13 +410,18 @@ def make_pseudo_masks(run: Run) -> Stage:
     Stage
         Complete; ``masks/<id>.png`` for the train and seed splits, metrics as in `score_masks`.
 
+    Raises
+    ------
+    SettingsError
+        For another ``refine.how``, or a wrong number in ``[pamr]``: here, before anything is trained.
+
     Examples
     --------
     >>> stage = make_pseudo_masks(getfixture("smoke_run"))
     >>> len(list(stage.folder("masks").iterdir()))
     36
     """
-    cams, settings = make_cams(run), mask_settings(run.settings)
+    settings, cams = mask_settings(run.settings), make_cams(run)  # in this order
 
     def compute(stage: Stage) -> dict:
         ids = tuple(dict.fromkeys((*run.ids("train"), *run.ids("seed"))))
@@ -428,8 +433,8 @@ def make_pseudo_masks(run: Run) -> Stage:
         )
         return {"images": len(ids), "mask": _score_masks(run, "seed", stage.folder("masks"))}
 
-    # PAMR's background score is that of [dense_crf].
-    sections = ("dense_crf",) if settings.pamr is None else ("refine", "dense_crf", "pamr")
+    # PAMR's background score is that of [dense_crf]; with [refine] in its name it lies beside the CRF's masks.
+    sections = ("dense_crf",) if settings.pamr is None else ("dense_crf", "refine", "pamr")
     return run.stage("pseudo_masks", sections, after=cams).ensure(compute)
 
 
@@ -546,7 +551,7 @@ def segment_directly(run: Run) -> Stage:
     Raises
     ------
     SettingsError
-        For another method.
+        For another method, or a wrong number in ``[single_stage]``: here, before anything is trained.
 
     Examples
     --------
@@ -557,6 +562,7 @@ def segment_directly(run: Run) -> Stage:
     if run.method not in methods.SINGLE_STAGE:
         known = ", ".join(methods.SINGLE_STAGE)
         raise SettingsError(f"method={run.method!r} gives no masks itself: choose {known}, or go on to segmentation")
+    settings = single_stage_settings(run.settings)
 
     def compute(stage: Stage) -> dict:
         ids = run.ids("val")
@@ -565,7 +571,7 @@ def segment_directly(run: Run) -> Stage:
             run.folder,
             ids,
             stage.path,
-            single_stage_settings(run.settings),
+            settings,
             device=pick_device(run.settings.machine.device),
             processes=run.settings.machine.processes,
         )

@@ -119,8 +119,9 @@ def test_every_method_keeps_the_promises_of_the_base_class(name, bank):
     assert all(p.grad is not None for group in method.parameter_groups() for p in group["params"])
     with torch.no_grad():
         maps, cam, logits = method.eval().maps(image), method.cam(image), method.logits(image)
-    assert cam.shape == maps.shape == (2, 6, 16, 16) and (cam >= 0).all()
-    assert torch.equal(cam, maps.relu()) == (name not in REFINES)
+    side = 32 if name in methods.SINGLE_STAGE else 16  # of the first map, or of the last
+    assert cam.shape == maps.shape == (2, 6, side, side) and (cam >= 0).all()
+    assert torch.equal(cam, maps.relu()) == (name not in (*REFINES, *methods.SINGLE_STAGE))
     assert logits.shape == (2, 6) and logits.isfinite().all()
 
 
@@ -146,7 +147,7 @@ def test_an_unknown_host_is_one_line(name, bank):
 
 
 @pytest.mark.parametrize("name", methods.METHODS)
-def test_a_method_starts_from_all_weights_of_cam_or_says_which_has_no_place(name, bank):
+def test_a_method_starts_from_all_weights_of_cam_or_of_its_backbone_or_says_which_has_no_place(name, bank):
     method = methods.build(name, backbones.build("tiny"), 6, load("smoke"), bank)
     cam = methods.build("cam", backbones.build("tiny"), 6)
     before = {key: value.clone() for key, value in method.state_dict().items()}
@@ -157,15 +158,30 @@ def test_a_method_starts_from_all_weights_of_cam_or_says_which_has_no_place(name
         return
     method.start_from(cam)
     taken = (method.host if name in methods.WRAPPERS else method).state_dict()
-    assert all(torch.equal(value, taken[key]) for key, value in cam.state_dict().items())
-    assert all(
-        torch.equal(value, before[key])
-        for key, value in taken.items()
-        if key not in cam.state_dict() and name in REFINES
-    )
+    given = cam.state_dict()
+    if name in methods.SINGLE_STAGE:  # all after the backbone is another network's
+        given = {key: value for key, value in given.items() if key.startswith("backbone.")}
+    assert all(torch.equal(value, taken[key]) for key, value in given.items())
+    if name not in methods.WRAPPERS:
+        assert all(torch.equal(value, before[key]) for key, value in taken.items() if key not in given)
 
 
-@pytest.mark.parametrize("name", [*methods.WRAPPERS, *REFINES, "deft"])
+@pytest.mark.parametrize("name", methods.METHODS)
+def test_those_and_only_those_that_are_registered_segment(name, bank):
+    method = methods.build(name, backbones.build("tiny"), 6, load("smoke"), bank).eval()
+    assert hasattr(method, "segment") is (name in methods.SINGLE_STAGE)
+    if name not in methods.SINGLE_STAGE:
+        return
+    image = torch.randn(2, 3, 40, 48, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        scores, masks = method.segment(image)
+        assert torch.equal(scores, method.logits(image)) and torch.equal(masks[:, 1:], method.cam(image))
+    assert scores.shape == (2, 6) and masks.shape[:2] == (2, 7)
+    torch.testing.assert_close(masks.sum(1), torch.ones(2, *masks.shape[2:]))
+    assert masks.min() >= 0 and masks.max() <= 1
+
+
+@pytest.mark.parametrize("name", [*methods.WRAPPERS, *REFINES, *methods.SINGLE_STAGE, "deft"])
 def test_a_method_without_its_settings_is_one_line(name, bank):
     with pytest.raises(WsssError, match=f"{name}: settings without a section {name}; give those of a profile"):
         methods.build(name, backbones.build("tiny"), 6, {}, bank)

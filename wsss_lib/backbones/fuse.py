@@ -50,7 +50,7 @@ def fuse_conv_bn(network: Network) -> Network:
             if isinstance(conv, nn.Conv2d) and isinstance(bn, nn.BatchNorm2d) and conv.out_channels == bn.num_features:
                 setattr(module, conv_name, fuse_conv_bn_eval(conv, bn))
                 setattr(module, bn_name, nn.Identity())
-    return network
+    return network.eval()  # what was put in, too
 
 
 def fuse_relu6(network: Network) -> Network:
@@ -82,7 +82,7 @@ def fuse_relu6(network: Network) -> Network:
                 nn.ReLU6,
             ]:
                 module[0], module[2] = SameConvReLU6(module[0]), nn.Identity()
-    return network
+    return network.eval()
 
 
 class SameConvReLU6(nn.Module):

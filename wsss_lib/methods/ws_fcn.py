@@ -75,9 +75,10 @@ class WSFCN(Method):
     shallow_stage : int
         Which of the backbone's maps is shallow, counted from 1; masks come on its grid.
     dilations : sequence of int
-        Of ``fca`` and ``aspp``: in cells of the deep map, so a smaller grid wants smaller ones.
+        Of ``fca``, its variants and ``aspp``: in cells of the deep map, so a smaller grid wants smaller ones.
     dropout : sequence of float
-        Share of elements dropped in training: after the context, and after the first and second convolution.
+        Share of elements dropped in training: after the context (if it takes `dilations`), and after the first and
+        second convolution.
     psi : float
         The gate's share of shallow features.
     p, lam : float
@@ -96,7 +97,7 @@ class WSFCN(Method):
     Raises
     ------
     SettingsError
-        For a name that is unknown or a number out of its range.
+        For a name that is unknown or a number out of its range; it is called as in the settings.
 
     Examples
     --------
@@ -133,10 +134,16 @@ class WSFCN(Method):
             raise SettingsError(f"fusion={fusion!r}: choose one of {', '.join(FUSIONS)}")
         if len(dropout) != 3:
             raise SettingsError(f"dropout={list(dropout)}: give three shares")
+        for share in dropout:
+            check_range(0, 1, dropout=share)
         check_range(1, len(backbone.channels), shallow_stage=shallow_stage)
-        check_range(0, 1, warm_up=warm_up, **sure._asdict(), **dict(zip(("dropout",) * 3, dropout, strict=True)))
-        check_range(0, inf, bias_factor=bias_factor, iterations=iterations, focal_p=p, focal_lambda=lam)
-        refinement.neighbours(distances)
+        check_range(0, 1, warm_up=warm_up, **sure._asdict())
+        check_range(0, inf, bias_factor=bias_factor, pamr_iterations=iterations, focal_p=p)
+        check_range(1, inf, channels=channels, pamr_dilations=min(distances, default=0))
+        if not 0 <= psi < 1:
+            raise SettingsError(f"psi={psi}: give a share from 0 up to, but not, 1")
+        if not lam > 0:
+            raise SettingsError(f"focal_lambda={lam}: give a number above 0")
         self.backbone, self.shallow_stage = backbone, shallow_stage
         self.psi, self.p, self.lam, self.warm_up, self.sure = psi, p, lam, warm_up, sure
         self.iterations, self.distances, self.bias_factor = iterations, tuple(distances), bias_factor
@@ -189,7 +196,7 @@ class WSFCN(Method):
         terms |= {"self": y.new_zeros(()), "supervised": y.new_zeros(())}
         if progress.fraction >= self.warm_up:
             truth = self.truth(batch.image, masks, batch.label)
-            logits = upsample(with_background_score(scores), truth.shape[1:])
+            logits = with_background_score(upsample(scores.float(), truth.shape[1:]))  # background stays exactly 1
             terms["self"] = balanced_cross_entropy(logits, truth, batch.label)
             terms["supervised"] = share_supervised(truth, batch.label)
         return Losses.weighted(terms, {"supervised": 0.0})

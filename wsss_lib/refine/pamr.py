@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from wsss_lib.errors import WsssError
+from wsss_lib.errors import SettingsError, WsssError
 from wsss_lib.nn.pamr import DILATIONS, neighbours, pamr
 
 
@@ -33,7 +33,7 @@ class PAMRSettings:
     Raises
     ------
     SettingsError
-        Without a dilation, or for one below 1.
+        Without a dilation, for one below 1, or for fewer than 0 iterations.
 
     References
     ----------
@@ -51,6 +51,8 @@ class PAMRSettings:
 
     def __post_init__(self):
         neighbours(self.dilations)
+        if self.iterations < 0:
+            raise SettingsError(f"iterations={self.iterations}: give 0 or more")
 
     def refine(self, image: np.ndarray, score: np.ndarray) -> np.ndarray:
         """Average the scores of one image.
@@ -81,6 +83,7 @@ class PAMRSettings:
         """
         if image.shape[:2] != score.shape[1:]:
             raise WsssError(f"image {image.shape[:2]}, score {score.shape[1:]}: bring the score to the image's size")
-        picture, given = (torch.from_numpy(np.ascontiguousarray(x)).to(self.device) for x in (image, score))
+        own = (np.require(x, requirements=["C", "W"]) for x in (image, score))  # torch warns of read-only ones
+        picture, given = (torch.from_numpy(x).to(self.device) for x in own)
         picture = picture.permute(2, 0, 1)[None].float() / 255
         return pamr(picture, given[None].float(), self.iterations, self.dilations)[0].cpu().numpy()

@@ -34,6 +34,11 @@ if TYPE_CHECKING:
 FOLDERS = ("masks", "masks_with_labels")  # classes as predicted, and as given
 
 
+def _check_scales(scales: Sequence[float]) -> None:
+    if not scales or min(scales) <= 0:
+        raise SettingsError(f"scales={tuple(scales)}: give one or more positive factors")
+
+
 @dataclass(frozen=True)
 class SingleStageSettings:
     """How a single-stage method's soft masks become masks.
@@ -67,8 +72,7 @@ class SingleStageSettings:
     mask: MaskSettings = field(default_factory=lambda: MaskSettings("constant", threshold=0.25, crf=None))
 
     def __post_init__(self):
-        if not self.scales or min(self.scales) <= 0:
-            raise SettingsError(f"scales={self.scales}: give one or more positive factors")
+        _check_scales(self.scales)
         if not 0 <= self.class_cut <= 1:
             raise SettingsError(f"class_cut={self.class_cut}: give a probability from 0 to 1")
 
@@ -95,6 +99,11 @@ def predict_masks(
     tuple of Tensor
         Probabilities (N, K) in [0, 1], and masks (N, 1 + K, H, W) in [0, 1] that sum to 1 at each pixel.
 
+    Raises
+    ------
+    SettingsError
+        If there is no scale, or one is not positive.
+
     Examples
     --------
     >>> from wsss_lib import backbones, methods
@@ -104,6 +113,7 @@ def predict_masks(
     >>> probability.shape, masks.shape
     (torch.Size([1, 6]), torch.Size([1, 7, 32, 48]))
     """
+    _check_scales(scales)
     size, total, probability = image.shape[2:], 0.0, []
     for scale in scales:
         scaled = resize_image(image, tuple(max(1, round(side * scale)) for side in size))
@@ -130,7 +140,7 @@ def segment_single_stage(
 ) -> int:
     """Write the masks of images twice, as palette PNGs: from predicted labels and from the given ones.
 
-    Masks that exist are kept, so a broken run goes on.
+    Images that have both are passed over, so a broken run goes on.
 
     Parameters
     ----------
