@@ -15,8 +15,8 @@
 # # 06 · WS-FCN: from labels to masks in one training
 #
 # So far a classifier had to be trained, its maps cut and refined, and another network trained on the result. Here **one**
-# network does it all: it classifies through its own masks, has them refined by the colours of the image, and learns from the
-# pixels that it is sure of. This lesson builds the baseline, SSSS, and the two blocks that WS-FCN puts into it.
+# network does it all: it classifies through its own masks, has them refined by the colours of the image, and learns from
+# the pixels that it is sure of. This lesson builds the baseline, SSSS, and the two blocks that WS-FCN puts into it.
 #
 # | | |
 # |---|---|
@@ -146,10 +146,10 @@ print(f"images {tuple(image.shape)}, labels {tuple(batch.label.shape)}, gallery:
 # %% [markdown]
 # ## The idea in one figure
 #
-# From left to right: the image; the network's soft mask of the classes that the label names; the same mask after it has been
-# averaged with neighbours of like colour (PAMR); what of it is sure, the **pseudo-truth**, with white for *not sure*; and
-# the true mask, which the network never sees. The fourth column is what it learns from in the next step. Then the mask in
-# the second column is a little better, and so on.
+# From left to right: the image; the network's soft mask of the classes that the label names; the same mask after it has
+# been averaged with neighbours of like colour (PAMR); what of it is sure, the **pseudo-truth**, with white for *not
+# sure*; and the true mask, which the network never sees. The fourth column is what it learns from in the next step. Then
+# the mask in the second column is a little better, and so on.
 
 # %% tags=["nbval-ignore-output"]
 with torch.no_grad():
@@ -175,9 +175,9 @@ viz.show(figure, "One training step of WS-FCN: what the network says, what it is
 
 # %% [markdown]
 # Before we look closer, a worry. A network that learns from what it says itself might say anything: what keeps it honest?
-# Three things, and each has its section below. The **classification** goes through the masks and goes on to the end, and its
-# labels are true. The **image** moves the masks to its edges, and nothing that is learnt can change that. The **rules** keep
-# what is doubtful out.
+# Three things, and each has its section below. The **classification** goes through the masks and goes on to the end, and
+# its labels are true. The **image** moves the masks to its edges, and nothing that is learnt can change that. The
+# **rules** keep what is doubtful out.
 #
 # What does one training save?
 #
@@ -189,23 +189,24 @@ viz.show(figure, "One training step of WS-FCN: what the network says, what it is
 # | masks get better | once, when the DeepLab averages out errors | in each step, as long as it trains |
 # | what can go wrong | each stage trusts the one before | it trusts itself |
 #
-# The network itself is short. From the image to the class scores it has five parts, and the two methods differ in two of them:
+# The network itself is short. From the image to the class scores it has five parts, and the two methods differ in two of
+# them:
 #
 # | part | SSSS | WS-FCN | what comes out |
 # |---|---|---|---|
 # | backbone | the same | the same | deep features, coarse, and shallow ones, fine |
-# | context | ASPP: dilated $3 \\times 3$ convolutions side by side | FCA: strips of four sizes, with attention | deep features that have looked around |
+# | context | ASPP: dilated $3 \times 3$ convolutions side by side | FCA: strips of four sizes, with attention | deep features that have looked around |
 # | fusion | GCI: the shallow stream is told what is in the whole image | SF2: deep features are aligned, then multiplied with shallow ones | two streams on the fine grid |
 # | gate | the same | the same | one mixture of the two |
 # | classifier | the same | the same | $x_c$, a score of each class at each cell |
 #
 # ## Two faults, and how to look at them
 #
-# The WS-FCN paper names two faults of SSSS. **Background incompleteness**: background near an object is taken for the object.
-# The paper's cure is context. **Object incompleteness**: parts of the object are missing. Its cure is a better use of
-# shallow, detailed features. Both can be counted. Of the pixels that a mask calls object, the share that is background: the
-# *leak*. Of the true object's pixels, the share that is called background: the *miss*. Classes are given here, so that a
-# class that was not recognised does not count as an incomplete object.
+# The WS-FCN paper names two faults of SSSS. **Background incompleteness**: background near an object is taken for the
+# object. The paper's cure is context. **Object incompleteness**: parts of the object are missing. Its cure is a better
+# use of shallow, detailed features. Both can be counted. Of the pixels that a mask calls object, the share that is
+# background: the *leak*. Of the true object's pixels, the share that is called background: the *miss*. Classes are given
+# here, so that a class that was not recognised does not count as an incomplete object.
 
 # %% tags=["nbval-ignore-output"]
 direct = {name: stages.segment_directly(r) for name, r in runs.items()}
@@ -230,9 +231,9 @@ fault_means = pd.DataFrame({name: values.mean() for name, values in counted.item
 fault_means.T.add_suffix(" (%)").round(1)
 
 # %% [markdown]
-# A picture of faults is easily unfair. Take the worst images of the old method and show the new one beside it: the new one
-# will look better, even if both are equally good, because nothing was chosen against it. So we do it **both ways**: the worst
-# leak and the worst miss of SSSS with WS-FCN beside it, then the worst of WS-FCN with SSSS beside it.
+# A picture of faults is easily unfair. Take the worst images of the old method and show the new one beside it: the new
+# one will look better, even if both are equally good, because nothing was chosen against it. So we do it **both ways**:
+# the worst leak and the worst miss of SSSS with WS-FCN beside it, then the worst of WS-FCN with SSSS beside it.
 
 # %% tags=["nbval-ignore-output"]
 rows, labels = [], []
@@ -257,8 +258,8 @@ viz.show(figure, "The worst leak and the worst miss of either network on val, th
 #
 # $$m = \mathrm{softmax}([1, x_1, \dots, x_K])$$
 #
-# So a class must *beat 1* to own a cell. In CAM's map a threshold had to be found afterwards. Here it is part of the network,
-# which learns its scores against it.
+# So a class must *beat 1* to own a cell. In CAM's map a threshold had to be found afterwards. Here it is part of the
+# network, which learns its scores against it.
 #
 # **Step 2, pooling.** How does a class's mask become a score for the image? CAM takes the average of $x_c$ over all cells,
 # and so asks each cell for score, also where the object is not. Here each cell counts by its share in the mask, *normalised
@@ -266,8 +267,9 @@ viz.show(figure, "The worst leak and the worst miss of either network on val, th
 #
 # $$y^{gwp}_c = \frac{\sum_p m_c(p)\, x_c(p)}{1 + \sum_p m_c(p)}$$
 #
-# The 1 below the line keeps an empty mask at the score 0. Such pooling is content with one sure cell, though, and a mask of
-# one cell is of no use. Therefore small masks cost, by a *focal penalty*, with $\bar m_c$ the mean of the mask over the image:
+# The 1 below the line keeps an empty mask at the score 0. Such pooling is content with one sure cell, though, and a mask
+# of one cell is of no use. Therefore small masks cost, by a *focal penalty*, with $\bar m_c$ the mean of the mask over
+# the image:
 #
 # $$y^{focal}_c = (1 - \bar m_c)^p \log(\lambda + \bar m_c), \qquad y_c = y^{gwp}_c + y^{focal}_c$$
 
@@ -338,9 +340,9 @@ explorer = widgets.explore(
 )
 
 # %% [markdown]
-# The average asks all 40 cells alike, so it drives scores up on background too; it can only be satisfied by spreading, or by
-# a very high score on the object. nGWP asks where the mask is. Empty cells have next to no say, so the classifier may leave
-# them low. With the penalty a score is needed that is high *and* on enough cells.
+# The average asks all 40 cells alike, so it drives scores up on background too; it can only be satisfied by spreading, or
+# by a very high score on the object. nGWP asks where the mask is. Empty cells have next to no say, so the classifier may
+# leave them low. With the penalty a score is needed that is high *and* on enough cells.
 #
 # Turn `object cells` to 1 and raise its score: nGWP alone is content, the penalty is not. Then lower `score on it` to below
 # 1: what happens to the gradient when the class loses its cells to the background? This is the way in which a class can be
@@ -348,9 +350,9 @@ explorer = widgets.explore(
 #
 # ### The penalty as a curve
 #
-# How large must a mask be for the penalty to leave it in peace? We draw the penalty for some $p$ and $\lambda$, and beside it
-# its slope, the pull towards larger masks. The grey band is the true size of the objects in our batch, half of them lie
-# inside. (True masks judge here; the penalty knows nothing of them.)
+# How large must a mask be for the penalty to leave it in peace? We draw the penalty for some $p$ and $\lambda$, and
+# beside it its slope, the pull towards larger masks. The grey band is the true size of the objects in our batch, half of
+# them lie inside. (True masks judge here; the penalty knows nothing of them.)
 
 # %% tags=["nbval-ignore-output"]
 mean = torch.linspace(0, 1, 400, requires_grad=True)
@@ -377,15 +379,17 @@ pull = float(torch.autograd.grad(focal(mean).sum(), mean)[0][(mean - middle).abs
 print(f"the median object covers {100 * middle:.0f} % of its image; there the penalty still pulls with {pull:.1f}")
 
 # %% [markdown]
-# The penalty is bounded by $\log \lambda$: an empty mask costs 4.6 for $\lambda = 0.01$, no more, or a class that has lost its
-# cells would throw the training. It falls to nothing only when the mask fills most of the image. So at the true object's size
-# **it still pulls outward**. It does not know how large an object is; what holds a mask back is that the sigmoid of $y_c$ has
-# had enough, that the label of other images says *no*, and the self-supervision. If you look for a source of leaks, look here
-# first. ($\lambda$ stands for 0.01 on VOC and 0.1 on COCO, where objects are smaller: compare the two curves at small sizes.)
+# The penalty is bounded by $\log \lambda$: an empty mask costs 4.6 for $\lambda = 0.01$, no more, or a class that has
+# lost its cells would throw the training. It falls to nothing only when the mask fills most of the image. So at the true
+# object's size **it still pulls outward**. It does not know how large an object is; what holds a mask back is that the
+# sigmoid of $y_c$ has had enough, that the label of other images says *no*, and the self-supervision. If you look for a
+# source of leaks, look here first. ($\lambda$ stands for 0.01 on VOC and 0.1 on COCO, where objects are smaller: compare
+# the two curves at small sizes.)
 #
 # **Step 3, the stochastic gate.** Where do the scores come from? Deep features $x_d$ know *what* (coarse, sure), shallow
-# features $x_s$ know *where* (fine, unsure). The network has both as two streams on the fine grid. If it simply added them,
-# the masks could lean on the shallow stream, on colour and texture. The gate lets each *element* be one or the other, at random:
+# features $x_s$ know *where* (fine, unsure). The network has both as two streams on the fine grid. If it simply added
+# them, the masks could lean on the shallow stream, on colour and texture. The gate lets each *element* be one or the
+# other, at random:
 #
 # $$x = r\,\frac{x_d - \psi x_s}{1-\psi} + (1-r)\, x_s, \qquad r \sim \mathrm{Bernoulli}(1-\psi) \quad\text{(training)}$$
 # $$x = (1-\psi)\, x_d + \psi\, x_s \quad\text{(test)}$$
@@ -394,9 +398,10 @@ print(f"the median object covers {100 * middle:.0f} % of its image; there the pe
 #
 # $$\mathbb E[x] = (1-\psi)\,\frac{x_d - \psi x_s}{1-\psi} + \psi x_s = x_d$$
 #
-# On average the shallow stream adds **nothing** in training; whatever it brings at random places is taken off the deep stream
-# elsewhere. Then the test mixes both plainly, which is *not* that mean. Dropout is the special case $x_s = 0$, and there, too,
-# the mean over draws is $x_d$; but at test dropout uses it. The gate does not. That looks like a mistake in the code. Measure it.
+# On average the shallow stream adds **nothing** in training; whatever it brings at random places is taken off the deep
+# stream elsewhere. Then the test mixes both plainly, which is *not* that mean. Dropout is the special case $x_s = 0$, and
+# there, too, the mean over draws is $x_d$; but at test dropout uses it. The gate does not. That looks like a mistake in
+# the code. Measure it.
 
 
 # %% tags=["nbval-ignore-output"]
@@ -439,14 +444,15 @@ viz.show(
 )
 
 # %% [markdown]
-# The mean goes to $x_d$ as one over the root of the number of draws, and stays at the distance $\psi |x_d - x_s|$ from the
-# test's mixture. So it is as the formula says: train and test differ on purpose. One more thing can be read off the formula.
-# The spread of a draw is $\sqrt{\psi / (1-\psi)}\; |x_d - x_s|$: **where both streams agree, the gate makes no noise**. So it
-# rewards a shallow stream that says the same as the deep one, cell by cell and channel by channel; and if it does, the test's
-# mixture is near $x_d$ as well.
+# The mean goes to $x_d$ as one over the root of the number of draws, and stays at the distance $\psi |x_d - x_s|$ from
+# the test's mixture. So it is as the formula says: train and test differ on purpose. One more thing can be read off the
+# formula. The spread of a draw is $\sqrt{\psi / (1-\psi)}\; |x_d - x_s|$: **where both streams agree, the gate makes no
+# noise**. So it rewards a shallow stream that says the same as the deep one, cell by cell and channel by channel; and if
+# it does, the test's mixture is near $x_d$ as well.
 #
-# See what that means for masks. The first mask is the deep stream alone, what the training amounts to on average. The second
-# is one draw, the third the test's mixture. The dial $\psi$ is yours; the network was trained with the value at the start.
+# See what that means for masks. The first mask is the deep stream alone, what the training amounts to on average. The
+# second is one draw, the third the test's mixture. The dial $\psi$ is yours; the network was trained with the value at
+# the start.
 
 # %% tags=["nbval-ignore-output"]
 menu = {f"{n + 1}: {names(i)}": n for n, i in enumerate(gallery)}
@@ -471,9 +477,9 @@ explorer = widgets.explore(
 )
 
 # %% [markdown]
-# Is the test's mixture of any use? We need a judge that is quick: `judge` scores one network on squares of val images, one
-# view, true classes given. Predict: at which $\psi$ are the masks best, at 0 (what the training's mean is), at the training's
-# value, or beyond?
+# Is the test's mixture of any use? We need a judge that is quick: `judge` scores one network on squares of val images,
+# one view, true classes given. Predict: at which $\psi$ are the masks best, at 0 (what the training's mean is), at the
+# training's value, or beyond?
 
 
 # %% tags=["nbval-ignore-output"]
@@ -504,11 +510,15 @@ for name, trained in nets.items():
 pd.DataFrame(lines).T.round(1).rename_axis("mIoU (%), labels given")
 
 # %% [markdown]
-# This tells what the shallow stream is worth *at test*, for networks trained with one $\psi$. It does not tell what the gate
-# was worth in training; for that the training itself has to be repeated without it (exercise 1).
+# A best value at the training's own $\psi$ would say that the classifier has learnt to expect this mixture; one at 0,
+# that the shallow stream disturbs it also at test; and a steep fall towards 1, that the shallow stream alone does not
+# know what it sees. This is the design: edges from the shallow stream, names from the deep one.
 #
-# **Step 4, PAMR.** The masks are coarse, and the image knows where the edges are. *Pixel-adaptive mask refinement* takes for
-# each cell the weighted mean of its neighbours, eight directions at several distances $d$, and repeats it:
+# The table tells what the shallow stream is worth *at test*, for networks trained with one $\psi$. It does not tell what
+# the gate was worth in training; for that the training itself has to be repeated without it (exercise 1).
+#
+# **Step 4, PAMR.** The masks are coarse, and the image knows where the edges are. *Pixel-adaptive mask refinement* takes
+# for each cell the weighted mean of its neighbours, eight directions at several distances $d$, and repeats it:
 #
 # $$m^{t+1}_p = \sum_q \alpha_{p,q}\, m^t_q, \qquad \alpha_{p,q} = \mathrm{softmax}_q\Big(-\overline{|I_p - I_q| \,/\, (0.1\,\sigma_p)}\Big)$$
 #
@@ -575,9 +585,9 @@ viz.show(
 
 
 # %% [markdown]
-# Averaging can only lower what is high and raise what is low. Within a region of one colour the mask becomes flat, and where
-# the region goes on beyond the object, so does the mask. Predict the curve: is more always better? Against the true masks of
-# our batch, on the masks' grid, classes given:
+# Averaging can only lower what is high and raise what is low. Within a region of one colour the mask becomes flat, and
+# where the region goes on beyond the object, so does the mask. Predict the curve: is more always better? Against the true
+# masks of our batch, on the masks' grid, classes given:
 
 # %% tags=["nbval-ignore-output"]
 cells = F.interpolate(truth[:, None].float(), m.shape[2:], mode="nearest-exact")[:, 0].long()
@@ -601,14 +611,14 @@ sns.despine(figure)
 viz.show(figure, f"The masks of {len(some)} training images over the iterations of PAMR, for both trained networks.")
 
 # %% [markdown]
-# Read two things off the curve. Its **start** is what the network itself says, and its **rise** is what PAMR still adds to a network
-# that has been taught with PAMR all along. A steep rise means that the network's own masks have stayed coarse: what is taught is not
-# yet learnt, be it for want of steps, or because the features cannot follow the edge. Mind that at test time *no* PAMR follows, so the
-# rise is left on the table (unless a CRF picks it up; see below). A curve that falls again has gone too far: what is thin, such as a
-# sheep's legs, is averaged away.
+# Read two things off the curve. Its **start** is what the network itself says, and its **rise** is what PAMR still adds
+# to a network that has been taught with PAMR all along. A steep rise means that the network's own masks have stayed
+# coarse: what is taught is not yet learnt, be it for want of steps, or because the features cannot follow the edge. Mind
+# that at test time *no* PAMR follows, so the rise is left on the table (unless a CRF picks it up; see below). A curve
+# that falls again has gone too far: what is thin, such as a sheep's legs, is averaged away.
 #
-# And mind what PAMR cannot do. It has no idea of classes; it only spreads what is there. An object that the network has not found at
-# all stays unfound, and a leak onto ground of the object's own colour is sealed, not mended.
+# And mind what PAMR cannot do. It has no idea of classes; it only spreads what is there. An object that the network has
+# not found at all stays unfound, and a leak onto ground of the object's own colour is sealed, not mended.
 #
 # **Step 5, what is sure.** The refined masks $m$ become labels of pixels by a few rules, each image for itself:
 #
@@ -618,9 +628,9 @@ viz.show(figure, f"The masks of {len(some)} training images over the iterations 
 # 3. claimed by **one**: that is its label. Claimed by **two**, or by **nobody**: it is ignored (255);
 # 4. the image counts only if background and **each** class of its label have at least one pixel.
 #
-# A share of the mask's own maximum, and not a fixed threshold: a class whose mask is low everywhere may still teach, down to
-# the floor. The last rule protects it from the opposite fate. If an image with a boat and a sheep taught only the sheep, the
-# boat's pixels would be unlearnt.
+# A share of the mask's own maximum, and not a fixed threshold: a class whose mask is low everywhere may still teach, down
+# to the floor. The last rule protects it from the opposite fate. If an image with a boat and a sheep taught only the
+# sheep, the boat's pixels would be unlearnt.
 
 
 # %%
@@ -651,8 +661,9 @@ print(
 )
 
 # %% [markdown]
-# The rules as pictures: bright is where a rule says yes. First images that count, then images that do not (if there are any),
-# with the class that has no pixel. Where are the white pixels mostly: on edges, where the masks are soft, or inside of objects?
+# The rules as pictures: bright is where a rule says yes. First images that count, then images that do not (if there are
+# any), with the class that has no pixel. Where are the white pixels mostly: on edges, where the masks are soft, or inside
+# of objects?
 
 # %% tags=["nbval-ignore-output"]
 rows, labels = [], []
@@ -670,13 +681,13 @@ viz.show(
 )
 
 # %% [markdown]
-# Is the column *claimed by two* empty? Then think: masks of a pixel sum to 1. If background reaches nearly 1 somewhere, it claims
-# pixels above 0.7 only, and what is left for a class there is below 0.3. For a conflict **both** maxima have to be low, as in the
-# first steps after the warm-up, or two classes have to share an object. So in a sure network the common reason for silence is
-# *nobody*, and for an image that does not count a class whose mask has nowhere reached the floor.
+# Is the column *claimed by two* empty? Then think: the masks of a pixel sum to 1. Background and a class can both claim it
+# only if $0.7 \max m_0 + 0.6 \max m_c < 1$, so at least one of the two masks has to be weak everywhere, as in the first
+# steps after the warm-up. In a network that is sure, the usual reason for silence is *nobody*; and an image does not count
+# because the refined mask of some class nowhere reaches the floor.
 #
-# Be the rule-maker. The three numbers are dials. Find a setting in which the image does not count any more, and one in which
-# pixels are claimed by two.
+# Be the rule-maker. The three numbers are dials. Find a setting in which the image does not count any more, and one in
+# which pixels are claimed by two.
 
 
 # %% tags=["nbval-ignore-output"]
@@ -686,11 +697,12 @@ def draw_rules(image, background, foreground, floor):
     claimed = claims(large[n : n + 1], label, background, foreground, floor)
     pseudo, counts = settle(claimed, label)
     number = claimed[0].sum(0)
-    shares = [f"{100 * float(rule.float().mean()):.0f} %" for rule in (number > 1, number == 0, number == 1)]
-    row = [picture[n], *(rule.float() for rule in (claimed[0, 0], claimed[0, 1:].any(0), number > 1, number == 0))]
+    rules = [claimed[0, 0], claimed[0, 1:].any(0), number > 1, number == 0]
+    row = [picture[n], *(rule.float() for rule in rules)]
     row += [viz.overlay_mask(picture[n], mask[0]) for mask in (pseudo, truth[n : n + 1])]
-    verdict = f"{shares[2]} sure,\n" + ("counts" if counts[0] else "counts not")
-    titles = ["image", "background", "object", f"two: {shares[0]}", f"nobody: {shares[1]}", verdict, "true mask"]
+    kinds = zip(("background", "object", "two", "nobody"), rules, strict=True)
+    titles = [f"{name}\n{100 * rule.float().mean():.0f} %" for name, rule in kinds]
+    titles = ["image", *titles, "counts" if counts[0] else "counts not", "true mask"]
     return viz.grid([row], titles, size=1.3)
 
 
@@ -704,8 +716,8 @@ explorer = widgets.explore(
 )
 
 # %% [markdown]
-# Strict or generous? Predict before you look: if the share $s$ of the classes rises from 0.1 to 0.9, what happens to the number
-# of pixels that teach, to the share of them that is *right*, and to the number of images that count?
+# Strict or generous? Predict before you look: if the share $s$ of the classes rises from 0.1 to 0.9, what happens to the
+# number of pixels that teach, to the share of them that is *right*, and to the number of images that count?
 
 # %% tags=["nbval-ignore-output"]
 steps, lines = np.arange(0.1, 0.95, 0.1), []
@@ -727,18 +739,18 @@ sns.despine(figure)
 viz.show(figure, "Strict rules and generous ones: how much is taught, and how much of it is right (by the true masks).")
 
 # %% [markdown]
-# The shares 0.7 and 0.6 are the authors', and were found on VOC. The curve of *right* labels needs true masks, so it must not
-# be used to choose; the curve of *pixels that teach* needs none, and the training logs it.
+# The shares 0.7 and 0.6 are the authors', and were found on VOC. The curve of *right* labels needs true masks, so it must
+# not be used to choose; the curve of *pixels that teach* needs none, and the training logs it.
 #
 # **Step 6, learn from it.** Cross-entropy with the pseudo-truth $t$, where frequent classes of an image count less:
 #
 # $$L_{self} = \frac1B \sum_{n\ \text{counts}} \frac1{hw} \sum_{p:\,t_p \ne 255} \frac{N_n - N_{n,t_p}}{1 + N_n}\,\big(-\log m_{t_p}(p)\big)$$
 #
-# $N_n$ is the number of sure pixels in image $n$, $N_{n,c}$ those of class $c$. So a class that owns nine tenths of the sure pixels, as
-# background may, has the weight of about one tenth, and the other way round: in sum, background and one object pull with equal force.
-# The mean is over *all* pixels of *all* images, also those that do not teach. What is seldom sure teaches little, and a batch without
-# a complete image teaches nothing. And the whole, where the warm-up is 7 of 30
-# epochs in the paper, and a share of the steps here:
+# $N_n$ is the number of sure pixels in image $n$, $N_{n,c}$ those of class $c$. So a class that owns nine tenths of the
+# sure pixels, as background may, has the weight of about one tenth, and the other way round: in sum, background and one
+# object pull with equal force. The mean is over *all* pixels of *all* images, also those that do not teach. What is
+# seldom sure teaches little, and a batch without a complete image teaches nothing. And the whole, where the warm-up is 7
+# of 30 epochs in the paper, and a share of the steps here:
 #
 # $$L = \ell(y^{gwp} + y^{focal},\, \text{label}) + \mathbb 1[\text{after the warm-up}]\; L_{self}$$
 
@@ -761,10 +773,10 @@ print(f"during the warm-up {float(early.total):.4f}, after it {float(late.total)
 # %% [markdown]
 # ### No gradient passes through the pseudo-truth
 #
-# The same scores $x$ are pupil and, by way of the masks, teacher. If the loss could also move the *teacher*, the cheapest way
-# to a loss of 0 would be a teacher who asks for less. So we check in a cell: the pseudo-truth has no gradient; the loss has
-# the same gradient if it is replaced by a plain copy; and pixels that are ignored, or lie in an image that does not count, get
-# none at all.
+# The same scores $x$ are pupil and, by way of the masks, teacher. If the loss could also move the *teacher*, the cheapest
+# way to a loss of 0 would be a teacher who asks for less. So we check in a cell: the pseudo-truth has no gradient; the
+# loss has the same gradient if it is replaced by a plain copy; and pixels that are ignored, or lie in an image that does
+# not count, get none at all.
 
 
 # %%
@@ -815,10 +827,14 @@ for function in (type(net).streams, type(net).maps, type(net).truth, type(net).l
 # $$F^k = f^{k\times1}(f^{1\times k}(F)) + f^{1\times k}(f^{k\times1}(F)) \tag{1}$$
 #
 # The channels of each $F^k$ are weighted by an attention, all four are concatenated and reduced (with a fifth branch, the
-# mean over the image, which the paper does not mention), and last a map over the cells, $M_s$, lifts some of them:
-# $F^h = (1 + M_s) \odot F^{com}$, so that a cell becomes one to two times what it was. Both attentions only *scale*. What is new to a
-# cell must come in through the strips, or through the pooled image. Two strips are a cheaper square: of one channel, a row after a column is a $k \times k$
-# convolution whose kernel is the product of the two.
+# mean over the image, which the paper does not mention), and last a map over the cells, $M_s$, lifts some of them: $F^h =
+# (1 + M_s) \odot F^{com}$, so that a cell becomes one to two times what it was. Both attentions only *scale*. What is new
+# to a cell must come in through the strips, or through the pooled image. In symbols, the attention of the channels is
+#
+# $$M_c = \sigma\big(\mathrm{MLP}(\mathrm{mean}_p F^k) + \mathrm{MLP}(\max_p F^k)\big), \qquad F^{k\prime} = M_c \odot F^k \tag{2, 3}$$
+#
+# with one MLP for all four branches: it asks of the whole image which channels matter in it. Two strips are a cheaper
+# square: of one channel, a row after a column is a $k \times k$ convolution whose kernel is the product of the two.
 
 # %%
 torch.manual_seed(seed)
@@ -832,10 +848,11 @@ table = pd.DataFrame(table, index=["strips, both orders", "one full convolution"
 table.rename_axis("k").add_suffix(" (M parameters)").round(2)
 
 # %% [markdown]
-# How far do the strips see? The paper's text says nothing about gaps between the taps; its released code **dilates** them, by
+# How far do the strips see? The paper's text says nothing about gaps between the taps; its released code **dilates**
+# them, by
 # 1, 12, 24 and 36 cells. We ask the gradient again: which cells of $F$ does *one* output cell depend on? Strips of ones, so that
-# nothing cancels. Turn $k$, the dilation, the grid's size and the place of the output cell. (A dilation beyond the grid reaches
-# only the zeros that pad it.)
+# nothing cancels. Turn $k$, the dilation, the grid's size and the place of the output cell. (A dilation beyond the grid
+# reaches only the zeros that pad it.)
 
 
 # %% tags=["nbval-ignore-output"]
@@ -891,22 +908,28 @@ columns = [f"k = {k}: of {k * k} taps" for k in context.KERNELS]
 pd.DataFrame.from_dict(taps, orient="index", columns=columns).rename_axis("middle cell | best of the diagonal")
 
 # %% [markdown]
-# Read the first row with care, and the numbers below the picture: taps that the middle cell sees, and the most that any cell of the
-# diagonal sees. Even on the paper's own grid the middle cell sees through the two largest kernels **one tap: itself**. Cells nearer to
-# the border reach a few, on the other side of the image. "Multi-scale context in different granular spaces" is then, for the largest
-# kernels, mostly a $1 \times 1$ convolution and zeros, with the parameters of five or seven taps. On a small grid the published
-# dilations reach nothing else at all. So this kit scales them with the grid (setting `ws_fcn.dilations`), or FCA could not do here what
-# its name says.
+# Before you read on, set the dial to the paper's grid, $k = 7$ and dilation 36, and move the place. Then look for the
+# largest dilation at which the middle cell of *this* profile's grid still sees all 49 taps. A receptive field is often
+# given as one number, here $(7 - 1) \cdot 36 + 1 = 217$ cells. It says how far the outermost taps are apart, and not that
+# there is an image below them.
 #
-# SSSS's ASPP has the same dilations in the released code, with kernels of three taps. So this is no fault of FCA alone; but a reader
-# who explains FCA's gain by its *larger* kernels should first look at how much of them lies within the image.
+# Read the first row with care, and the numbers below the picture: taps that the middle cell sees, and the most that any
+# cell of the diagonal sees. Even on the paper's own grid the middle cell sees through the two largest kernels **one tap:
+# itself**. Cells nearer to the border reach a few, on the other side of the image. "Multi-scale context in different
+# granular spaces" is then, for the largest kernels, mostly a $1 \times 1$ convolution and zeros, with the parameters of
+# five or seven taps. On a small grid the published dilations reach nothing else at all. So this kit scales them with the
+# grid (setting `ws_fcn.dilations`), or FCA could not do here what its name says.
+#
+# SSSS's ASPP has the same dilations in the released code, with kernels of three taps. So this is no fault of FCA alone;
+# but a reader who explains FCA's gain by its *larger* kernels should first look at how much of them lies within the
+# image.
 #
 # ### What it costs
 #
 # Parameters can be counted without a backbone, an image or a GPU. With the channels of WideResNet-38, 4096 deep and 256
-# shallow, we build each block on PyTorch's device `meta`, where weights have a shape and no numbers. SSSS has ASPP and GCI in
-# their places, so the *difference* is what WS-FCN adds. It can be checked against the sizes that the paper prints, of whole
-# networks.
+# shallow, we build each block on PyTorch's device `meta`, where weights have a shape and no numbers. SSSS has ASPP and
+# GCI in their places, so the *difference* is what WS-FCN adds. It can be checked against the sizes that the paper prints,
+# of whole networks.
 
 
 # %%
@@ -928,30 +951,35 @@ of_sizes["paper: more than SSSS (M)"] = (of_sizes["paper: whole network (M)"] - 
 of_sizes.reset_index(drop=True)
 
 # %% [markdown]
-# Find the pairs. FCA comes out at the printed 6.42 and SF2 at 3.82. This is more than bookkeeping: paper and released code
-# differ in several places (equation 4 has a $3 \times 3$ convolution and no pooled image, the code a $1 \times 1$ one and a pooled
-# image), and **the sizes are witnesses**. Equation 4 as printed is `fca_strict` in the table. It would have another size. So the
-# published numbers belong to the code's version, and that is what the library has.
+# Find the pairs. FCA comes out at the printed 6.42 and SF2 at 3.82. This is more than bookkeeping: paper and released
+# code differ in several places (equation 4 has a $3 \times 3$ convolution and no pooled image, the code a $1 \times 1$
+# one and a pooled image), and **the sizes are witnesses**. Equation 4 as printed is `fca_strict` in the table. It would
+# have another size. So the published numbers belong to the code's version, and that is what the library has.
 #
-# The sizes also say something about Table II. There the rows *non-local*, *large convolution* and *PPM* carry a "+", "deployed on the
-# baseline". Did they come on top of ASPP, or did they take its place? A size can tell: ours are all *in place of* ASPP (or of GCI), and
-# they agree with the paper's to one or two in the second decimal. So those blocks **replaced** ASPP, and the table compares contexts, not additions. In the paper, three of
-# them score below the baseline, with more parameters. (A structure with the right size can still be another structure. A size
-# refutes; it does not prove.)
+# The sizes also say something about Table II. There the rows *non-local*, *large convolution* and *PPM* carry a "+",
+# "deployed on the baseline". Did they come on top of ASPP, or did they take its place? A size can tell: ours are all *in
+# place of* ASPP (or of GCI), and they agree with the paper's to one or two in the second decimal. So those blocks
+# **replaced** ASPP, and the table compares contexts, not additions. In the paper, three of them score below the baseline,
+# with more parameters. (A structure with the right size can still be another structure. A size refutes; it does not
+# prove.)
 #
 # ## SF2: fusion that looks beside its place
 #
-# The second block. Deep features have to be enlarged before they can be multiplied with shallow ones cell by cell. Bilinear
-# enlargement takes each fine cell's value from *its place* on the coarse grid. SF2 lets it look beside: from both streams it
-# learns an offset for each fine cell, and samples there,
+# The second block. Deep features have to be enlarged before they can be multiplied with shallow ones cell by cell.
+# Bilinear enlargement takes each fine cell's value from *its place* on the coarse grid. SF2 lets it look beside: from
+# both streams it learns an offset for each fine cell, and samples there,
 #
 # $$\gamma(F^h)_p = \sum_{q \in N(p')} W_q F^h_q, \qquad p' = (p + \Delta_p)/s, \qquad \Delta = f(\mathrm{Cat}(\mathrm{Up}F^h, F^l)) \tag{9-12}$$
 #
-# then each stream gets what both agree on: $F' = E(E(F) + E(\gamma F^h) \odot E(F^l))$ for either $F$ (equations 7 and 8), where each $E$ is
-# a $3 \times 3$ convolution with BatchNorm and ReLU. A product is large only where *both* factors are: deep features say *boat*, shallow
-# ones say *edge here*, and the product is a boat's edge. This is why the two must mean the same place. As
-# printed, $f$ in equation 11 ends in a ReLU; offsets could then go right and down only. The code has a linear layer. First the
-# property that one should demand of any such warp: **offsets of 0 are plain enlargement**.
+# then each stream gets what both agree on: $F' = E(E(F) + E(\gamma F^h) \odot E(F^l))$ for either $F$ (equations 7 and
+# 8), where each $E$ is a $3 \times 3$ convolution with BatchNorm and ReLU. A product is large only where *both* factors
+# are: deep features say *boat*, shallow ones say *edge here*, and the product is a boat's edge. This is why the two must
+# mean the same place. As printed, $f$ in equation 11 ends in a ReLU; offsets could then go right and down only. The code
+# has a linear layer. First the property that one should demand of any such warp: **offsets of 0 are plain enlargement**.
+#
+# (A remark on units. Equation 12 counts offsets in fine cells. In the code, coordinates run from $-1$ to 1 over the grid,
+# and $\Delta$ is divided by its width and height, so that one unit is nearly *half* a fine cell. A learnt scale makes up
+# for it; but who draws arrows has to know. Ours below are in fine cells.)
 
 # %% tags=["nbval-ignore-output"]
 with torch.no_grad():
@@ -970,8 +998,8 @@ print(
 print(f"mean offset to the right {cells[:, 0].mean():+.2f}, down {cells[:, 1].mean():+.2f}")
 
 # %% [markdown]
-# The offsets of the trained network as arrows: each begins at a fine cell and ends where it looks. Predict: if SF2 does what it
-# is for, where are the long arrows, and where do those of an object's edge point, into the object or out of it?
+# The offsets of the trained network as arrows: each begins at a fine cell and ends where it looks. Predict: if SF2 does
+# what it is for, where are the long arrows, and where do those of an object's edge point, into the object or out of it?
 
 # %% tags=["nbval-ignore-output"]
 figure, axes = plt.subplots(2, 4, figsize=(8.8, 4.5), layout="compressed")
@@ -998,9 +1026,10 @@ viz.show(
 )
 
 # %% [markdown]
-# A picture of arrows always looks meaningful. If all point the same way, they are no answer to the image: a network that shifts
-# everything by the same amount can have learnt to undo a shift of its own convolutions. The printed mean offsets tell how much
-# of that there is. And whether the network *uses* them can be tested: set them to 0, or to their own mean, and judge again.
+# A picture of arrows always looks meaningful. If all point the same way, they are no answer to the image: a network that
+# shifts everything by the same amount can have learnt to undo a shift of its own convolutions. The printed mean offsets
+# tell how much of that there is. And whether the network *uses* them can be tested: set them to 0, or to their own mean,
+# and judge again.
 
 
 # %% tags=["nbval-ignore-output"]
@@ -1022,16 +1051,16 @@ table = {name: judge(with_offsets(change)) for name, change in changes.items()}
 pd.DataFrame({"mIoU (%), labels given": table}).round(1).rename_axis("offsets")
 
 # %% [markdown]
-# If the rows are alike, the offsets are ornament in this network, whatever the arrows look like. If *zero* is worse, the network
-# relies on them. That is not yet a proof that a network *trained* without them would be worse: it would have adapted. Only the
-# recorded rows further below, where whole trainings differ by the block, speak to this.
+# If the rows are alike, the offsets are ornament in this network, whatever the arrows look like. If *zero* is worse, the
+# network relies on them. That is not yet a proof that a network *trained* without them would be worse: it would have
+# adapted. Only the recorded rows further below, where whole trainings differ by the block, speak to this.
 #
 # ## Train, or load
 #
-# Now the training that made both networks. They have the same backbone from the same start (toy scenes: CAM's of notebook 01;
-# photographs: ImageNet weights), the same images, steps and learning rate. They differ in two blocks, and hence in the number of
-# parameters. The dotted line is the end of the warm-up. Predict the third panel before you look: will the share of pixels that
-# teach rise or fall over the training, and what would a share near 0 mean?
+# Now the training that made both networks. They have the same backbone from the same start (toy scenes: CAM's of notebook
+# 01; photographs: ImageNet weights), the same images, steps and learning rate. They differ in two blocks, and hence in
+# the number of parameters. The dotted line is the end of the warm-up. Predict the third panel before you look: will the
+# share of pixels that teach rise or fall over the training, and what would a share near 0 mean?
 
 # %% tags=["nbval-ignore-output"]
 trainings = {name: stages.train_classifier(r) for name, r in runs.items()}
@@ -1061,10 +1090,15 @@ viz.show(
 )
 
 # %% [markdown]
-# Three ways to read the third panel. *Low*: masks have conflicts, or classes without a sure pixel, so many images do not count;
-# the cross-entropy is a mean over **all** pixels, so little teaching also means small steps. *Rising*: the network becomes surer.
-# *High* is no proof of being right: a network can be sure and wrong, and it is taught by itself. The panel is a health check that
-# needs no masks, not a score.
+# Why a warm-up? Before it, masks mean nothing, and what they are sure of is noise. A network that learns from noise in
+# its first steps confirms it, and the classification has to pull it out again. Look at the first panel at the dotted
+# line: does the classification pause, or even lose, when the second task sets in? Both terms go through the same scores
+# and need not want the same.
+#
+# Three ways to read the third panel. *Low*: masks have conflicts, or classes without a sure pixel, so many images do not
+# count; the cross-entropy is a mean over **all** pixels, so little teaching also means small steps. *Rising*: the network
+# becomes surer. *High* is no proof of being right: a network can be sure and wrong, and it is taught by itself. The panel
+# is a health check that needs no masks, not a score.
 #
 # The self-supervised loss of two networks cannot be compared as a score either. Each has its own pseudo-truth.
 #
@@ -1078,10 +1112,10 @@ viz.show(
 #    $(1 - \max_c m_c)^\alpha$);
 # 4. optionally the dense CRF of notebook 07; then at each pixel the highest wins.
 #
-# **Predicted or given?** Step 2 may miss a class, or see one that is not there. Who gives the network the *true labels of the test
-# image* measures something else: masks for a network that has been told what is there. Such a row belongs into a table only if it
-# says so. The dial below does the four steps by hand, asserts that the library's `pseudo_mask` gives the same, and shows both kinds.
-# Find an image where they differ, and a cut at which they do not.
+# **Predicted or given?** Step 2 may miss a class, or see one that is not there. Who gives the network the *true labels of
+# the test image* measures something else: masks for a network that has been told what is there. Such a row belongs into a
+# table only if it says so. The dial below does the four steps by hand, asserts that the library's `pseudo_mask` gives the
+# same, and shows both kinds. Find an image where they differ, and a cut at which they do not.
 
 # %% tags=["nbval-ignore-output"]
 tested = list(val_ids[:6])
@@ -1118,10 +1152,11 @@ explorer = widgets.explore(
 )
 
 # %% [markdown]
-# A caution on $\theta$: the released code has 0.25 with the remark that it is best *for val*, the set on which it is reported. It
-# was chosen with true masks. We keep the value and say so.
+# A caution on $\theta$: the released code has 0.25 with the remark that it is best *for val*, the set on which it is
+# reported. It was chosen with true masks. We keep the value and say so.
 #
-# What do views, given labels and the CRF bring? On some val images, WS-FCN of this run. Predict the order of the rows first.
+# What do views, given labels and the CRF bring? On some val images, WS-FCN of this run. Predict the order of the rows
+# first.
 
 # %% tags=["nbval-ignore-output"]
 few = judged[:48]
@@ -1149,19 +1184,23 @@ print(f"mIoU (%) on {len(few)} images of val")
 pd.DataFrame(lines).T.round(1)
 
 # %% [markdown]
-# Compare the rows pairwise, one change at a time. *Mirror image* and *scales* change what is averaged. Several scales come from
-# photographs, where objects have any size; whether they help where objects have been seen at nearly one size only is not a matter
-# of course. The last two rows change the **background's score** first, and only then add the CRF: in the released code both come
-# together, so that a table of theirs with "CRF" and one without differ in two things. How much of the gain is the CRF's?
+# Compare the rows pairwise, one change at a time. *Mirror image* and *scales* change what is averaged. Several scales
+# come from photographs, where objects have any size; whether they help where objects have been seen at nearly one size
+# only is not a matter of course. The last two rows change the **background's score** first, and only then add the CRF: in
+# the released code both come together, so that a table of theirs with "CRF" and one without differ in two things. How
+# much of the gain is the CRF's?
 #
-# The distance between the two columns is what classification costs. A method whose headline uses given labels cannot be compared
-# with one that predicts them.
+# The distance between the two columns is what classification costs. A method whose headline uses given labels cannot be
+# compared with one that predicts them.
 #
 # ## Look: where each is better
 #
 # The val images fall into groups: one object that **agrees** with the context bias of the training images, one that
-# **disagrees**, **several classes** (photographs: one or several). In each group the upper row is where WS-FCN gains most over SSSS,
-# the lower where it loses most, in points of IoU; masks from predicted labels.
+# **disagrees**, **several classes** (photographs: one or several). In each group the upper row is where WS-FCN gains most
+# over SSSS, the lower where it loses most, in points of IoU; masks from predicted labels.
+#
+# The table counts, the pictures only show that both kinds exist. Look for reasons that could be tested: a wrong class, a
+# leak onto one texture, an object found only in part. Then say how you would test it.
 
 
 # %% tags=["nbval-ignore-output"]
@@ -1196,8 +1235,9 @@ viz.show(figure, "In each group WS-FCN's largest gain over SSSS and its largest 
 # %% [markdown]
 # ## Measure
 #
-# The stage `direct_masks` has segmented the whole split `val` with both networks. One training each, one seed: the table tells what
-# happened in *this* run. The first row is the honest score. The lines above the table say in words what the numbers say.
+# The stage `direct_masks` has segmented the whole split `val` with both networks. One training each, one seed: the table
+# tells what happened in *this* run. The first row is the honest score. The lines above the table say in words what the
+# numbers say.
 
 # %% tags=["nbval-ignore-output"]
 lines = {}
@@ -1219,19 +1259,21 @@ table.round(1).rename_axis("val, %")
 
 # %% [markdown]
 # Read it as a sceptic. If WS-FCN is *above*: is it also lower in both faults, or did it trade one for the other? If it is
-# *below*: which of the two faults has grown, and in which group? Then look back. Are the offsets used? Do more or fewer pixels
-# teach, and did the classification suffer, which has to work through the same masks?
+# *below*: which of the two faults has grown, and in which group? Then look back. Are the offsets used? Do more or fewer
+# pixels teach, and did the classification suffer, which has to work through the same masks?
 #
 # And what would it mean? A toy scene has 64 pixels a side, few colours, and one kind of object in one place. The paper's
-# blocks were made for photographs, for a backbone of 4096 channels and a grid of 41 cells. A result on toy scenes, good or bad, is
-# about toy scenes: it tells whether a block *can* hurt or help, not whether it does on VOC. That is no excuse, either. A claim
-# that context and fusion help single-stage training **in general** has to survive such a test, or say where it ends.
+# blocks were made for photographs, for a backbone of 4096 channels and a grid of 41 cells. A result on toy scenes, good
+# or bad, is about toy scenes: it tells whether a block *can* hurt or help, not whether it does on VOC. That is no excuse,
+# either. A claim that context and fusion help single-stage training **in general** has to survive such a test, or say
+# where it ends.
 #
 # ## Through the same interface: maps for 07
 #
-# A single-stage method can still take the long way. Its soft masks are maps like any others: `net.cam` gives them, the stage
-# `cams` writes them, and notebook 07 refines them to pseudo masks, with `method = "ws_fcn"`. For training images the labels are
-# known, so that absent classes drop out. On some training squares, seeds over the threshold, with the network of notebook 01:
+# A single-stage method can still take the long way. Its soft masks are maps like any others: `net.cam` gives them, the
+# stage `cams` writes them, and notebook 07 refines them to pseudo masks, with `method = "ws_fcn"`. For training images
+# the labels are known, so that absent classes drop out. On some training squares, seeds over the threshold, with the
+# network of notebook 01:
 
 # %% tags=["nbval-ignore-output"]
 seeded = list(seed_ids[: int(np.clip(2e5 / side**2, 8, 40))])
@@ -1252,8 +1294,8 @@ viz.show(
 )
 
 # %% [markdown]
-# A map with a wide, flat top of its curve is a map that is nearly a mask already: the threshold hardly matters. A pointed curve is
-# a map whose height still has to be cut at the right place. Which of the two has been trained to be a mask?
+# A map with a wide, flat top of its curve is a map that is nearly a mask already: the threshold hardly matters. A pointed
+# curve is a map whose height still has to be cut at the right place. Which of the two has been trained to be a mask?
 #
 # All training images, with scores:
 #
@@ -1262,15 +1304,15 @@ viz.show(
 # stages.make_pseudo_masks(runs["WS-FCN"]).metrics["mask"]
 # ```
 #
-# or, from the command line, `wsss run 07 08 -p method=ws_fcn`. It costs what it costs for CAM, and it is a fair question whether
-# a second network is still worth its training.
+# or, from the command line, `wsss run 07 08 -p method=ws_fcn`. It costs what it costs for CAM, and it is a fair question
+# whether a second network is still worth its training.
 #
 # ## The paper's tables, on toy scenes
 #
-# Everything from here on was recorded, toy scenes with profile `demo`, several seeds a row; the first lines of each file in
-# `results/` hold the command. Our numbers are masks of `val` that the network draws itself: *direct*, with predicted labels, and
-# *with labels*. The columns named *gain* are paired over the seeds, against the table's first row, with a 95 % interval. The
-# paper's table stands below ours: another data set, another backbone, one run a row.
+# Everything from here on was recorded, toy scenes with profile `demo`, several seeds a row; the first lines of each file
+# in `results/` hold the command. Our numbers are masks of `val` that the network draws itself: *direct*, with predicted
+# labels, and *with labels*. The columns named *gain* are paired over the seeds, against the table's first row, with a 95
+# % interval. The paper's table stands below ours: another data set, another backbone, one run a row.
 
 
 # %%
@@ -1316,13 +1358,14 @@ recorded("ws_fcn_table1")
 printed("Table I")
 
 # %% [markdown]
-# First the verdicts: what is *shown* by our seeds, in which direction, and what is not? Then the signs: do our rows have the order
-# of the paper's?
+# First the verdicts: what is *shown* by our seeds, in which direction, and what is not? Then the signs: do our rows have
+# the order of the paper's?
 #
-# On the paper's table itself. Its gains are one run a row. It says *single-scale testing*, but the full model's 60.68 is the number
-# that Table III gives for testing **with mirror images**; without any augmentation Table III has 59.92. If the other rows were
-# tested in that way, too, they can be compared among each other. And the baseline, 58.38, is the authors' own run of the released
-# code; the SSSS paper's number, which the same paper uses in Table IV, is 59.70. Against that one the full model gains 0.98.
+# On the paper's table itself. Its gains are one run a row. It says *single-scale testing*, but the full model's 60.68 is
+# the number that Table III gives for testing **with mirror images**; without any augmentation Table III has 59.92. If the
+# other rows were tested in that way, too, they can be compared among each other. And the baseline, 58.38, is the authors'
+# own run of the released code; the SSSS paper's number, which the same paper uses in Table IV, is 59.70. Against that one
+# the full model gains 0.98.
 #
 # ### Table II: other contexts, other fusions
 #
@@ -1334,8 +1377,8 @@ printed("Table II")
 
 # %% [markdown]
 # Parameters have to be on the table where blocks are compared, and here they are on both. In the paper non-local, large
-# convolution and PPM fall *below* the baseline. Look whether ours do, and whether a block that loses does so by its classification
-# (mAP) or by its masks (compare the column *with labels*).
+# convolution and PPM fall *below* the baseline. Look whether ours do, and whether a block that loses does so by its
+# classification (mAP) or by its masks (compare the column *with labels*).
 #
 # ### Table III: views at test time
 #
@@ -1346,15 +1389,16 @@ recorded("ws_fcn_table3")
 printed("Table III")
 
 # %% [markdown]
-# Here a paired comparison is at its strongest: the *same* network is tested in several ways, so that the luck of the training drops
-# out. Small gains can be shown by few seeds.
+# Here a paired comparison is at its strongest: the *same* network is tested in several ways, so that the luck of the
+# training drops out. Small gains can be shown by few seeds.
 #
 # ### Photographs
 #
-# Profile `laptop`, recorded. Then the way of several stages with the same profile, CAM, dense CRF and a DeepLab that learns from the
-# pseudo masks: its last column is what *direct* has to be compared with (the first lines of both files say on which photographs).
-# Ask three questions of the pair of tables. Which way has the better masks on `val`? Which one trains less, all its stages counted? And
-# which one could be mended if a stage fails, because its stages can be looked at one by one?
+# Profile `laptop`, recorded. Then the way of several stages with the same profile, CAM, dense CRF and a DeepLab that
+# learns from the pseudo masks: its last column is what *direct* has to be compared with (the first lines of both files
+# say on which photographs). Ask three questions of the pair of tables. Which way has the better masks on `val`? Which one
+# trains less, all its stages counted? And which one could be mended if a stage fails, because its stages can be looked at
+# one by one?
 
 # %%
 recorded("ws_fcn_photographs")
@@ -1367,16 +1411,16 @@ long_way.set_axis([f"{title} (%)" for title in titles], axis=1).round(1)
 # %% [markdown]
 # ### Table IV, and the headline
 #
-# What the paper prints for both methods on VOC, with and without CRF (`crf`), and with given labels (`gt_labels=1`). This run is not on
-# VOC and has its own table above.
+# What the paper prints for both methods on VOC, with and without CRF (`crf`), and with given labels (`gt_labels=1`). This
+# run is not on VOC and has its own table above.
 
 # %%
 printed("Table IV", kind="main", metric="mIoU")
 
 # %% [markdown]
-# The abstract says 65.02 on val and 64.22 on test. They are two different things: 65.02 is with **given labels** and CRF, 64.22 with
-# predicted labels and CRF, since for the test set nobody has labels. The number on val that belongs to 64.22 is 63.23. With CRF
-# WS-FCN gains 0.53 over SSSS on val and loses 0.08 on test.
+# The abstract says 65.02 on val and 64.22 on test. They are two different things: 65.02 is with **given labels** and CRF,
+# 64.22 with predicted labels and CRF, since for the test set nobody has labels. The number on val that belongs to 64.22
+# is 63.23. With CRF WS-FCN gains 0.53 over SSSS on val and loses 0.08 on test.
 #
 # ### What had to be read
 #
@@ -1414,8 +1458,9 @@ printed("Table IV", kind="main", metric="mIoU")
 #     print(psi, round(100 * stage.metrics["mask"]["miou"], 1), np.mean(pairs, 0).round(1))
 # ```
 #
-# Shallow features are said to bring detail, so the *miss*. One seed each is a hint; three and their paired interval are a finding.
-# With $\psi = 0$ the shallow stream still acts through the fusion: SF2's deep stream has been multiplied with it already.
+# Shallow features are said to bring detail, so the *miss*. One seed each is a hint; three and their paired interval are a
+# finding. With $\psi = 0$ the shallow stream still acts through the fusion: SF2's deep stream has been multiplied with it
+# already.
 # </details>
 #
 # <details><summary>Solution 2</summary>
@@ -1427,8 +1472,8 @@ printed("Table IV", kind="main", metric="mIoU")
 # print(stages.segment_directly(plain).metrics["mask"]["miou"])
 # ```
 #
-# Without PAMR the network is taught what it says already. Nothing then comes from the image's edges but by the classification.
-# PAMR also lowers maxima and merges small islands, so the share of sure pixels changes for two reasons.
+# Without PAMR the network is taught what it says already. Nothing then comes from the image's edges but by the
+# classification. PAMR also lowers maxima and merges small islands, so the share of sure pixels changes for two reasons.
 # </details>
 #
 # <details><summary>Solution 3</summary>
@@ -1442,8 +1487,8 @@ printed("Table IV", kind="main", metric="mIoU")
 # plt.plot(mean.detach(), slope)
 # ```
 #
-# It is 0 from $s$ on. But where does $s$ come from? The median of true sizes is pixel truth. A guess by hand is a hyper-parameter,
-# and one for all classes will be wrong for most.
+# It is 0 from $s$ on. But where does $s$ come from? The median of true sizes is pixel truth. A guess by hand is a
+# hyper-parameter, and one for all classes will be wrong for most.
 # </details>
 #
 # <details><summary>Solution 4</summary>
@@ -1458,31 +1503,32 @@ printed("Table IV", kind="main", metric="mIoU")
 #
 # <details><summary>Solution 5</summary>
 #
-# `looked` is sorted by gain: `looked.sample(4, random_state=1)`, `looked.head(4)`, `looked.tail(4)`. Expect three different answers. A
-# figure of examples tells how a method works or fails, never how often.
+# `looked` is sorted by gain: `looked.sample(4, random_state=1)`, `looked.head(4)`, `looked.tail(4)`. Expect three
+# different answers. A figure of examples tells how a method works or fails, never how often.
 # </details>
 
 # %% [markdown]
 # ## Questions
 #
 # <details><summary><b>1.</b> In training the shallow stream adds nothing on average, and at test it is mixed in. Is that a bug?</summary>
-# No. The deep stream must do the work alone on average, with the shallow one as a disturbance that vanishes where both agree. At test
-# the shallow stream's detail is welcome. Whether it helps is a question of measurement (the table over psi).
+# No. The deep stream must do the work alone on average, with the shallow one as a disturbance that vanishes where both
+# agree. At test the shallow stream's detail is welcome. Whether it helps is a question of measurement (the table over
+# psi).
 # </details>
 #
 # <details><summary><b>2.</b> A network that learns from its own masks could call everything background, and be perfectly consistent. Why does it not?</summary>
-# Then no image would count, since each class of the label needs a sure pixel: the self-supervised loss would be 0 and without a
-# gradient, while the classification loss would be large. The labels pull it out again.
+# Then no image would count, since each class of the label needs a sure pixel: the self-supervised loss would be 0 and
+# without a gradient, while the classification loss would be large. The labels pull it out again.
 # </details>
 #
 # <details><summary><b>3.</b> A paper shows the baseline's worst images beside its own masks. What is wrong with that?</summary>
-# The images were chosen by the baseline's failures. Any other method, even the same one with another seed, looks better on them. Choose
-# by both, or at random.
+# The images were chosen by the baseline's failures. Any other method, even the same one with another seed, looks better
+# on them. Choose by both, or at random.
 # </details>
 #
 # <details><summary><b>4.</b> The headline uses the true labels of the test images to remove false classes. When is this fair?</summary>
-# When it is compared with others that do so, and says so. For masks of *training* images, whose labels are known by definition, all
-# methods do. For a segmentation of unknown images it is not the task.
+# When it is compared with others that do so, and says so. For masks of *training* images, whose labels are known by
+# definition, all methods do. For a segmentation of unknown images it is not the task.
 # </details>
 #
 # <details><summary><b>5.</b> Strips with k = 7 and dilation 36 have seven taps. What do they see on a grid of 41 cells?</summary>
