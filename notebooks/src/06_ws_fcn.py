@@ -1009,12 +1009,11 @@ to_pixels = (side - 1) / (width - 1)
 for n, (above, below) in enumerate(axes.T):
     delta = cells[n, :, ::every, ::every].numpy() * to_pixels
     above.imshow(viz.as_array(picture[n]))
-    arrows = {"angles": "xy", "scale_units": "xy", "scale": 1, "color": "white", "width": 0.006}
+    arrows = {"angles": "xy", "scale_units": "xy", "scale": 1, "color": "white", "width": 0.009}
     above.quiver(right * to_pixels, down * to_pixels, *delta, **arrows, edgecolor="black", linewidth=0.3)
     shown = below.imshow(length[n], cmap=viz.HEAT, vmin=0, vmax=float(length[:4].max()))
-    below.contour(
-        F.interpolate(truth[n][None, None].float(), (height, width))[0, 0] > 0, [0.5], colors="white", linewidths=0.6
-    )
+    outline = F.interpolate(((truth[n] > 0) & (truth[n] < IGNORE))[None, None].float(), (height, width))[0, 0]
+    below.contour(outline, [0.5], colors="white", linewidths=0.6)
     above.set_title(names(gallery[n]), fontsize=9)
 for axis in axes.flat:
     axis.set(xticks=[], yticks=[])
@@ -1138,7 +1137,7 @@ def draw_inference(image, class_cut, theta):
         how = replace(plain_way, threshold=theta)
         assert np.array_equal(found, pseudo_mask(viz.as_array(shown), soft[1 + kept].numpy(), kept.numpy(), how))
         row.append(viz.overlay_mask(shown, found))
-        titles.append("\n".join([f"{title}:", *([classes[k] for k in kept] or ["nothing"])]))
+        titles.append("\n".join([f"{title}:", *([classes[k] for k in kept[:4]] or ["nothing"])]))
     row.append(viz.overlay_mask(shown, mask))
     return viz.legend(viz.grid([row], [*titles, "true mask"], size=1.6), classes)
 
