@@ -33,6 +33,7 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "03_csd": ("01_cam",),
     "04_cpn": ("01_cam",),
     "05_deft": ("01_cam",),
+    "06_ws_fcn": ("01_cam",),
     "07_pseudo_masks": ("01_cam",),
     "08_segmentation": ("07_pseudo_masks",),
     "09_compare": (),

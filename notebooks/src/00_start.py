@@ -211,7 +211,7 @@ viz.show(
 # | [**03 CSD**](03_csd.ipynb) | separate classes that always come together | Yang et al. 2023 |
 # | [**04 CPN**](04_cpn.ipynb) | hide complementary patches, so that the whole object is seen | Zhang et al. 2021 |
 # | [**05 DEFT**](05_deft.ipynb) | swap the features of objects and backgrounds | an anonymous submission |
-# | 06 WS-FCN | learn masks in a single stage | planned |
+# | [**06 WS-FCN**](06_ws_fcn.ipynb) | learn masks in a single stage, without pseudo masks in between | Wang et al.; Araslanov and Roth 2020 |
 # | [**07 Pseudo masks**](07_pseudo_masks.ipynb) | a dense CRF draws seeds to the image's edges | Krähenbühl and Koltun 2011 |
 # | [**08 Segmentation**](08_segmentation.ipynb) | a DeepLab learns from pseudo masks | Chen et al. 2018 |
 # | [**09 Compare**](09_compare.ipynb) | how to compare honestly: seeds, thresholds, groups | all |
