@@ -1353,7 +1353,7 @@ def printed(source, **where):
 # The baseline, then MCLM (the strips with their channel attention), FCA as a whole, SF2, and both.
 
 # %%
-recorded("ws_fcn_table1")
+recorded("ws_fcn_table1", {**COLUMNS, "seed_best": "seeds, best (%)"})
 printed("Table I")
 
 # %% [markdown]
@@ -1400,7 +1400,7 @@ printed("Table III")
 # one by one?
 
 # %%
-recorded("ws_fcn_photographs")
+recorded("ws_fcn_photographs", {**COLUMNS, "seed_best": "seeds, best (%)"})
 long_way = results.read("photographs").set_index("seed")[
     ["seed_miou_fixed", "pseudo_mask_miou", "segmentation_miou_val"]
 ]
