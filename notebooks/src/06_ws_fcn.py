@@ -170,7 +170,7 @@ for n in range(len(gallery)):
     soft = [heat(picture[n], present(masks)[n]) for masks in (m, refined)]
     rows.append([picture[n], *soft, *(viz.overlay_mask(picture[n], mask[n]) for mask in (taught, truth))])
 titles = ["image", "soft mask", "refined", "pseudo-truth", "true mask"]
-figure = viz.legend(viz.grid(rows, titles, [names(i).replace(" + ", "\n+ ") for i in gallery], size=1.3), classes)
+figure = viz.legend(viz.grid(rows, titles, [names(i).replace(" + ", "\n+ ") for i in gallery], size=1.08), classes)
 viz.show(figure, "One training step of WS-FCN: what the network says, what it is told. White is not told.")
 
 # %% [markdown]
@@ -244,7 +244,7 @@ for name, values in counted.items():
         masks = [*(mask_of(other, image_id) for other in runs), truths[image_id]]
         rows.append([folder.image(image_id), *(viz.overlay_mask(folder.image(image_id), mask) for mask in masks)])
         labels.append(f"worst {fault}\nof {name}")
-figure = viz.legend(viz.grid(rows, ["image", *runs, "true mask"], labels, size=1.35), classes)
+figure = viz.legend(viz.grid(rows, ["image", *runs, "true mask"], labels, size=1.05), classes)
 viz.show(figure, "The worst leak and the worst miss of either network on val, the other network's mask beside it.")
 
 # %% [markdown]
@@ -573,14 +573,14 @@ explorer = widgets.explore(
     iterations=(0, 40, 1, int(net.iterations)),
 )
 
-times, rows = (0, 1, 2, 5, 10, 20, 40), []
+times, rows = (0, 1, 2, 5, 10, 40), []
 for n in (0, len(gallery) - 1):
     strip = [pamr.pamr(small[n : n + 1], m[n : n + 1], t, net.distances) for t in times]
     rows.append([picture[n], *(heat(picture[n], present(s, batch.label[n : n + 1])[0]) for s in strip)])
     rows[-1].append(viz.overlay_mask(picture[n], truth[n]))
 titles = ["image", *(f"t = {t}" for t in times), "true mask"]
 viz.show(
-    viz.grid(rows, titles, size=1.05), "PAMR iteration by iteration. The edges come first; the height goes on falling."
+    viz.grid(rows, titles, size=0.95), "PAMR iteration by iteration. The edges come first; the height goes on falling."
 )
 
 
@@ -676,9 +676,7 @@ for n in [*counts.nonzero().flatten().tolist()[:3], *bad[:3]]:
     lost = [name for name in lost if not (pseudo[n] == ("background", *classes).index(name)).any()]
     labels.append("counts" if counts[n] else "counts not:\nno " + ", ".join(lost))
 titles = ["image", "sure\nbackground", "sure\nobject", "claimed\nby two", "by\nnobody", "pseudo-truth"]
-viz.show(
-    viz.legend(viz.grid(rows, titles, labels, size=1.15), classes), "The rules of the pseudo-truth on some images."
-)
+viz.show(viz.legend(viz.grid(rows, titles, labels, size=1.0), classes), "The rules of the pseudo-truth on some images.")
 
 # %% [markdown]
 # Look also for parts of an object that are *sure background*. No rule forbids it: where the network has not found the object,
@@ -1005,7 +1003,7 @@ print(f"mean offset to the right {cells[:, 0].mean():+.2f}, down {cells[:, 1].me
 # what it is for, where are the long arrows, and where do those of an object's edge point, into the object or out of it?
 
 # %% tags=["nbval-ignore-output"]
-figure, axes = plt.subplots(2, 4, figsize=(8.8, 4.5), layout="compressed")
+figure, axes = plt.subplots(2, 4, figsize=(8.0, 4.1), layout="compressed")
 every = max(1, height // 16)
 down, right = np.mgrid[0:height:every, 0:width:every]
 to_pixels = (side - 1) / (width - 1)
@@ -1231,7 +1229,7 @@ for name, group in looked.groupby("kind"):
         masks = [*(mask_of(other, image_id, "masks") for other in runs), truths[image_id]]
         rows.append([folder.image(image_id), *(viz.overlay_mask(folder.image(image_id), mask) for mask in masks)])
         labels.append(f"{name}\n{gained:+.0f}")
-figure = viz.legend(viz.grid(rows, ["image", *runs, "true mask"], labels, size=1.2), classes)
+figure = viz.legend(viz.grid(rows, ["image", *runs, "true mask"], labels, size=1.02), classes)
 viz.show(figure, "In each group WS-FCN's largest gain over SSSS and its largest loss, in points of IoU.")
 
 # %% [markdown]
