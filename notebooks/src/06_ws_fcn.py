@@ -1068,10 +1068,11 @@ logs = {name: pd.read_csv(stage.path / "log.csv") for name, stage in trainings.i
 sizes = {}
 for name, stage in trainings.items():
     parts = {part: sum(p.numel() for p in child.parameters()) for part, child in nets[name].named_children()}
-    sizes[name] = {**parts, "all": sum(parts.values()), "steps": len(logs[name])}
-    sizes[name]["mAP val (%)"] = round(100 * (stage.metrics["map"] or np.nan), 1)
+    parts = {**parts, "all": sum(parts.values()), "steps": len(logs[name])}
+    sizes[name] = {part: f"{number:,}" for part, number in parts.items()}
+    sizes[name]["mAP val (%)"] = f"{100 * (stage.metrics['map'] or np.nan):.1f}"
     print(f"{name}: trained in {stage.metrics['seconds']:.0f} s")
-display(pd.DataFrame(sizes, dtype=object).T.rename_axis("parameters"))
+display(pd.DataFrame(sizes).T.rename_axis("parameters"))
 
 panels = {"classify": "classification loss", "self": "self-supervised loss", "supervised": "pixels that teach (%)"}
 figure, axes = plt.subplots(1, 3, figsize=(9.4, 2.6), layout="constrained")
