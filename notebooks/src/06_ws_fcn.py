@@ -1141,7 +1141,7 @@ def draw_inference(image, class_cut, theta):
         row.append(viz.overlay_mask(shown, found))
         titles.append("\n".join([f"{title}:", *([classes[k] for k in kept[:4]] or ["nothing"])]))
     row.append(viz.overlay_mask(shown, mask))
-    return viz.legend(viz.grid([row], [*titles, "true mask"], size=1.6), classes)
+    return viz.grid([row], [*titles, "true mask"], size=1.6)
 
 
 explorer = widgets.explore(
@@ -1229,7 +1229,7 @@ for name, group in looked.groupby("kind"):
     for image_id, gained in group.iloc[[0, -1]][["id", "gain"]].itertuples(index=False):
         masks = [*(mask_of(other, image_id, "masks") for other in runs), truths[image_id]]
         rows.append([folder.image(image_id), *(viz.overlay_mask(folder.image(image_id), mask) for mask in masks)])
-        labels.append(f"{name}\n{gained:+.0f}")
+        labels.append(name.replace(" ", "\n") + f"\n{gained:+.0f}")
 figure = viz.legend(viz.grid(rows, ["image", *runs, "true mask"], labels, size=1.02), classes)
 viz.show(figure, "In each group WS-FCN's largest gain over SSSS and its largest loss, in points of IoU.")
 
