@@ -526,7 +526,7 @@ pd.DataFrame(lines).T.round(1).rename_axis("mIoU (%), labels given")
 # small difference counts, in a busy one it does not. There is nothing to learn and no gradient. By hand:
 
 
-# %%
+# %% tags=["nbval-ignore-output"]
 def neighbour(x, down, right, pad):
     """x (N, C, h, w) as each cell's neighbour has it; beyond the edge the outermost cells go on."""
     padded, (h, w) = F.pad(x, [pad] * 4, mode="replicate"), x.shape[2:]
@@ -633,7 +633,7 @@ viz.show(figure, f"The masks of {len(some)} training images over the iterations 
 # sheep, the boat's pixels would be unlearnt.
 
 
-# %%
+# %% tags=["nbval-ignore-output"]
 def claims(masks, label, background=net.sure.background, foreground=net.sure.foreground, floor=net.sure.floor):
     """Which of background and classes claim each pixel (N, 1 + K, h, w)."""
     there = F.pad(label, (1, 0), value=1.0)[:, :, None, None]  # background is always there
@@ -755,7 +755,7 @@ viz.show(figure, "Strict rules and generous ones: how much is taught, and how mu
 #
 # $$L = \ell(y^{gwp} + y^{focal},\, \text{label}) + \mathbb 1[\text{after the warm-up}]\; L_{self}$$
 
-# %%
+# %% tags=["nbval-ignore-output"]
 logits = fusion.upsample(pooling.with_background_score(x), image.shape[2:])
 sure = (pseudo != IGNORE) & counts[:, None, None]
 number = torch.stack([(pseudo == c).sum((1, 2)) for c in range(len(classes) + 1)], 1)  # N_{n, c}
@@ -780,7 +780,7 @@ print(f"during the warm-up {float(early.total):.4f}, after it {float(late.total)
 # not count, get none at all.
 
 
-# %%
+# %% tags=["nbval-ignore-output"]
 def gradient(scores, truth=None):
     scores = scores.clone().requires_grad_()
     if truth is None:
