@@ -203,12 +203,12 @@ TABLES = {
         },
     },
     "ws_fcn_table3": {
-        f"{name}, {scales}{' and flip' * flip}": (
+        f"{name}, {views}{' and flip' * flip}": (
             "ws_fcn",
-            {**overrides, "single_stage.flip": flip, **({} if many else {"single_stage.scales": [1.0]})},
+            {**overrides, "single_stage.flip": flip, "single_stage.scales": scales},
         )
         for name, overrides in (("SSSS", SSSS), ("WS-FCN", {}))
-        for scales, many in (("one scale", False), ("scales", True))
+        for views, scales in (("one scale", [1.0]), ("four scales", load("paper").single_stage.scales))
         for flip in (False, True)
     },
     "ws_fcn_ways": {"CAM": ("cam", {}), "SSSS": ("ws_fcn", SSSS), "WS-FCN": WS_FCN},
