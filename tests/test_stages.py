@@ -246,13 +246,15 @@ def direct_masks(stage):
 
 
 def test_a_single_stage_method_writes_both_masks_of_every_test_image_and_scores_them_apart(smoke_run):
-    stage = stages.segment_directly(smoke_run.of("ws_fcn"))
+    none_predicted = {"single_stage.class_cut": 1.0, "single_stage.theta": 0.01}
+    stage = stages.segment_directly(changed_run(smoke_run, none_predicted, "ws_fcn"))
     ids = smoke_run.ids("val")
     assert set(direct_masks(stage)) == {f"{name}/{i}.png" for name in FOLDERS for i in ids}
     assert stage.metrics["images"] == len(ids) == 12
     for metric, name in (("mask", "masks"), ("mask_with_labels", "masks_with_labels")):
         scored = stages.score_masks(smoke_run.folder, ids, stage.path / name, stages.scored_classes(smoke_run))
         assert stage.metrics[metric] == scored and 0 < scored["miou"] < 1
+    assert stage.metrics["mask_with_labels"]["miou"] > stage.metrics["mask"]["miou"]
     for image_id in ids:
         classes = {0, *(1 + smoke_run.folder.label(image_id).nonzero().flatten()).tolist()}
         assert set(read_mask(stage.path / "masks_with_labels" / f"{image_id}.png").ravel()) <= classes

@@ -369,6 +369,8 @@ def test_with_a_factor_of_one_biases_are_as_weights_and_what_is_frozen_is_in_no_
     method.backbone.freeze(stages=3)
     groups = {g["name"]: g for g in method.parameter_groups(5.0)}
     assert {name: g["lr_factor"] for name, g in groups.items()} == {"new": 5.0, "new biases": 10.0}
+    method.backbone.stage3[0].conv1.weight.requires_grad = True  # a backbone that learns, and none of its biases
+    assert [g["name"] for g in method.parameter_groups()] == ["backbone", "new", "new biases"]
 
 
 def test_rates_and_decay_reach_the_optimiser(train_briefly):
@@ -386,12 +388,13 @@ def test_rates_and_decay_reach_the_optimiser(train_briefly):
     }
 
 
-def test_it_starts_from_the_backbone_of_another_method_and_the_rest_stays():
-    method, cam = method_of(), CAM(backbones.build("tiny"), 6)
+@pytest.mark.parametrize("make", [CAM, lambda backbone, k: WSFCN(backbone, k, **SMALL)], ids=["cam", "its like"])
+def test_it_starts_from_the_backbone_of_another_and_the_rest_stays(make):
+    method, trained = method_of(), make(backbones.build("tiny"), 6)
     before = {key: value.clone() for key, value in method.state_dict().items()}
-    method.start_from(cam)
+    method.start_from(trained)
     for key, value in method.state_dict().items():
-        own = cam.state_dict()[key] if key.startswith("backbone.") else before[key]
+        own = trained.state_dict()[key] if key.startswith("backbone.") else before[key]
         assert torch.equal(value, own), key
     assert not torch.equal(before["backbone.stage1.0.weight"], method.backbone.stage1[0].weight)
 

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from dataclasses import replace
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 from wsss_lib.errors import SettingsError, WsssError
 from wsss_lib.nn.pamr import DILATIONS, pamr
+from wsss_lib.refine import pamr as refine_pamr
 from wsss_lib.refine.dense_crf import MaskSettings, la_ha_mask, pseudo_mask
 from wsss_lib.refine.maps import background_score
 from wsss_lib.refine.mean_field import hard_probability
@@ -143,6 +145,19 @@ def test_maps_of_another_size_are_refused():
     image, maps = scene()
     with pytest.raises(WsssError, match=r"image \(19, 26\), score \(20, 26\): bring the score to the image's size"):
         pseudo_mask(image[1:], maps, np.arange(3), SOFT)
+
+
+def test_it_is_computed_where_the_settings_say():
+    seen = []
+
+    def recording(image, masks, *_):
+        seen.extend((image.device.type, masks.device.type))
+        return torch.zeros(masks.shape)
+
+    with patch.object(refine_pamr, "pamr", recording):
+        for device in ("cpu", "meta"):
+            replace(NEAR, device=device).refine(*scene())
+    assert seen == ["cpu", "cpu", "meta", "meta"]
 
 
 @pytest.mark.gpu

@@ -1,4 +1,4 @@
-"""PAMR as a refinement of activation maps, in place of the dense CRF: no compiler needed, and a GPU may do it.
+"""PAMR as a refinement of activation maps, in place of the dense CRF: torch alone, so a GPU may do it.
 
 One idea: the scores of background and classes are averaged with neighbours of like colour (`wsss_lib.nn.pamr`); who is
 highest then has the pixel. Unlike a CRF it has no sense of labels that differ, and reaches no further than its
