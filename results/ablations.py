@@ -211,12 +211,13 @@ TABLES = {
         for views, scales in (("one scale", [1.0]), ("four scales", load("paper").single_stage.scales))
         for flip in (False, True)
     },
-    "ws_fcn_ways": {"CAM": ("cam", {}), "SSSS": ("ws_fcn", SSSS), "WS-FCN": WS_FCN},
-    "ws_fcn_photographs": {
+    "ws_fcn_ways": {
+        "CAM, trained on": ("cda", SAME_COST),
         "CAM": ("cam", {}),
         "SSSS": ("ws_fcn", SSSS),
         "WS-FCN": WS_FCN,
     },
+    "ws_fcn_photographs": {"CAM": ("cam", {}), "SSSS": ("ws_fcn", SSSS), "WS-FCN": WS_FCN},
     "cpn_photographs": {
         "CAM": ("cam", {}),
         "CAM, twice the steps": ("cam", {"cam.epochs": 2 * load("laptop").cam.epochs}),

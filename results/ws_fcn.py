@@ -20,7 +20,7 @@ def ways(run: Run) -> list[dict]:
     """A line a way from the run's method to masks of the val split, in percent, with the seconds of all its stages."""
     single = run.method in methods.SINGLE_STAGE
     trained = [stages.train_classifier(run)]
-    if single and run.settings[run.method].init == "classifier":
+    if run.settings.get(run.method, {}).get("init") == "classifier":
         trained.append(stages.train_classifier(run.of("cam")))
     in_stages = (stages.make_cams, stages.make_pseudo_masks, stages.train_segmentation, stages.segment_val)
     lines = []

@@ -1397,10 +1397,13 @@ printed("Table III")
 # ### Two ways to masks
 #
 # *Direct* is what this lesson was about. *In stages* is the long way: maps, dense CRF, pseudo masks, and a DeepLab that learns from
-# them; it begins with CAM, or with the maps of a single-stage method, which then has taught a second network. The seconds
-# are those of all stages, the classifier of notebook 01 among them, from which all backbones start here. Ask three questions.
-# Which way has the better masks on `val`? Which one costs less? And which one could be mended if a stage fails, because its
-# stages can be looked at one by one?
+# them. It begins with the CAM of notebook 01; with that CAM *trained on* for as many epochs again, since all single-stage networks
+# start from it, too; or with the maps of a single-stage method, which then has taught a second network. The seconds are
+# those of all stages, the classifier of notebook 01 among them, on a machine that had other work to do.
+#
+# Predict first: what wins, one training that aims at masks, or four stages of which none does? Then ask which *maps* were
+# the better start for the long way, and whether the plainest method was given its fair share of steps in the comparison
+# that you last read.
 
 # %%
 ways = results.read("ws_fcn_ways")

@@ -56,13 +56,15 @@ def test_papers_settings_take_two_steps_a_stage_through_papermill(photos, tmp_pa
         "seam.lr": 1e-3,
         "cpn.batch_size": 2,
         "cpn.lr": 1e-3,
+        "ws_fcn.batch_size": 2,
+        "single_stage.scales": [1.0],
         "segmentation.max_steps": 2,
         "segmentation.batch_size": 4,
         "segment.scales": [1.0],
         "machine.workers": 0,
         "machine.processes": 1,
     }
-    lessons = ["02", "03", "04", "05", "08"]
+    lessons = ["02", "03", "04", "05", "06", "08"]
     outcomes = cli.run(lessons, profile="paper", data_root=photos, runs_root=tmp_path, overrides=overrides)
     assert [(o.state, o.message) for o in outcomes] == [("done", "")] * len(lessons)
     assert {(r["pipeline"].partition("+")[0], r["stage"]) for r in collect(tmp_path)} == {
@@ -73,6 +75,7 @@ def test_papers_settings_take_two_steps_a_stage_through_papermill(photos, tmp_pa
         ("cam", "segmentation"),
         ("cam", "val_masks"),
         *((method, stage) for method in ("cda", "csd", "seam", "cpn", "deft") for stage in ("classifier", "cams")),
+        *(("ws_fcn", stage) for stage in ("classifier", "direct_masks")),
     }
     logs = sorted(tmp_path.rglob("log.csv"))
-    assert [len(log.read_text().splitlines()) for log in logs] == [3] * 7, "a header and two steps each"
+    assert [len(log.read_text().splitlines()) for log in logs] == [3] * 9, "a header and two steps each"
