@@ -1369,19 +1369,6 @@ printed("Table I")
 # own run of the released code; the SSSS paper's number, which the same paper uses in Table IV, is 59.70. Against that one
 # the full model gains 0.98.
 #
-# ### Table II: other contexts, other fusions
-#
-# The same place in the network, other blocks in it.
-
-# %%
-recorded("ws_fcn_table2")
-printed("Table II")
-
-# %% [markdown]
-# Parameters have to be on the table where blocks are compared, and here they are on both. In the paper non-local, large
-# convolution and PPM fall *below* the baseline. Look whether ours do, and whether a block that loses does so by its
-# classification (mAP) or by its masks (compare the column *with labels*).
-#
 # ### Table III: views at test time
 #
 # Several scales and mirror images, one trained network a seed.
