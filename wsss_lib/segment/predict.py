@@ -21,7 +21,7 @@ from tqdm import tqdm
 from wsss_lib.data.masks import write_mask
 from wsss_lib.data.samples import batches_of_one_size
 from wsss_lib.data.transforms import normalize, resize_image
-from wsss_lib.errors import WsssError
+from wsss_lib.errors import SettingsError
 from wsss_lib.pool import work
 from wsss_lib.refine.mean_field import DenseCRFSettings, refined_labels
 
@@ -56,7 +56,7 @@ def predict(
 
     Raises
     ------
-    WsssError
+    SettingsError
         If there is no scale, or one is not positive.
 
     Examples
@@ -64,19 +64,96 @@ def predict(
     >>> predict(torch.nn.Conv2d(3, 5, 1), torch.zeros(2, 3, 6, 8), scales=(0.5, 1)).shape
     torch.Size([2, 5, 6, 8])
     """
-    if not scales or min(scales) <= 0:
-        raise WsssError(f"scales={tuple(scales)}: give one or more positive factors")
+    size = image.shape[-2:]
+    return mean_over_views(lambda views: enlarge(model(views), size).softmax(dim=1), image, scales, flip)
+
+
+def mean_over_views(
+    maps: Callable[[Tensor], Tensor], image: Tensor, scales: Sequence[float] = SCALES, flip: bool = True
+) -> Tensor:
+    """Mean of what `maps` makes of images at several scales and of their mirror images.
+
+    Parameters
+    ----------
+    maps : callable
+        Takes images (M,3,h,w), returns maps (M,C,H,W) at the size of `image`, see `enlarge`.
+    image : (N,3,H,W) Tensor
+        Normalised images of one size.
+    scales : sequence of float
+        Factors on height and width.
+    flip : bool
+        Also look at the mirror image, in the same batch: M is 2 N then.
+
+    Returns
+    -------
+    (N,C,H,W) Tensor
+
+    Raises
+    ------
+    SettingsError
+        If there is no scale, or one is not positive.
+
+    Examples
+    --------
+    >>> picture = torch.arange(4.0).view(1, 1, 1, 4)
+    >>> mean_over_views(lambda views: views, picture, scales=(1,)).flatten()
+    tensor([0., 1., 2., 3.])
+    """
+    check_scales(scales)
     size, total = image.shape[-2:], 0.0
     for scale in scales:
         scaled = resize_image(image, tuple(max(1, round(side * scale)) for side in size))
-        views = torch.cat([scaled, scaled.flip(-1)]) if flip else scaled
-        logits = F.interpolate(model(views).float(), size, mode="bilinear", align_corners=False)
-        probability = logits.softmax(dim=1)
+        found = maps(torch.cat([scaled, scaled.flip(-1)]) if flip else scaled)
         if flip:
-            plain, mirrored = probability.chunk(2)
-            probability = (plain + mirrored.flip(-1)) / 2
-        total = total + probability
+            plain, mirrored = found.chunk(2)
+            found = (plain + mirrored.flip(-1)) / 2
+        total = total + found
     return total / len(scales)
+
+
+def enlarge(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    """Bring maps to an image's size, bilinearly, in float32.
+
+    Parameters
+    ----------
+    maps : (N,C,h,w) Tensor
+        Scores or soft masks.
+    size : tuple of int
+        (H, W).
+
+    Returns
+    -------
+    (N,C,H,W) Tensor
+
+    Examples
+    --------
+    >>> enlarge(torch.zeros(1, 2, 4, 4, dtype=torch.bfloat16), (8, 6)).dtype
+    torch.float32
+    """
+    return F.interpolate(maps.float(), size, mode="bilinear", align_corners=False)
+
+
+def check_scales(scales: Sequence[float]) -> None:
+    """Refuse test scales that are none or not positive.
+
+    Parameters
+    ----------
+    scales : sequence of float
+        Factors on height and width.
+
+    Raises
+    ------
+    SettingsError
+        For them.
+
+    Examples
+    --------
+    >>> check_scales((1, 0))
+    Traceback (most recent call last):
+    wsss_lib.errors.SettingsError: scales=(1, 0): give one or more positive factors
+    """
+    if not scales or min(scales) <= 0:
+        raise SettingsError(f"scales={tuple(scales)}: give one or more positive factors")
 
 
 def segment(

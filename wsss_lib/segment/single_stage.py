@@ -17,26 +17,21 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 from tqdm import tqdm
 
 from wsss_lib.data.masks import write_mask
 from wsss_lib.data.samples import batches_of_one_size
-from wsss_lib.data.transforms import normalize, resize_image
+from wsss_lib.data.transforms import normalize
 from wsss_lib.errors import SettingsError, WsssError
 from wsss_lib.pool import work
 from wsss_lib.refine.dense_crf import MaskSettings, pseudo_mask
+from wsss_lib.segment.predict import check_scales, enlarge, mean_over_views
 
 if TYPE_CHECKING:
     from wsss_lib.data.folder import VOCFolder
     from wsss_lib.methods.base import Method
 
 FOLDERS = ("masks", "masks_with_labels")  # classes as predicted, and as given
-
-
-def _check_scales(scales: Sequence[float]) -> None:
-    if not scales or min(scales) <= 0:
-        raise SettingsError(f"scales={tuple(scales)}: give one or more positive factors")
 
 
 @dataclass(frozen=True)
@@ -72,7 +67,7 @@ class SingleStageSettings:
     mask: MaskSettings = field(default_factory=lambda: MaskSettings("constant", threshold=0.25, crf=None))
 
     def __post_init__(self):
-        _check_scales(self.scales)
+        check_scales(self.scales)
         if not 0 <= self.class_cut <= 1:
             raise SettingsError(f"class_cut={self.class_cut}: give a probability from 0 to 1")
 
@@ -113,18 +108,15 @@ def predict_masks(
     >>> probability.shape, masks.shape
     (torch.Size([1, 6]), torch.Size([1, 7, 32, 48]))
     """
-    _check_scales(scales)
-    size, total, probability = image.shape[2:], 0.0, []
-    for scale in scales:
-        scaled = resize_image(image, tuple(max(1, round(side * scale)) for side in size))
-        y, masks = method.segment(torch.cat([scaled, scaled.flip(-1)]) if flip else scaled)
-        masks = F.interpolate(masks.float(), size, mode="bilinear", align_corners=False)
-        if flip:
-            plain, mirrored = masks.chunk(2)
-            masks = (plain + mirrored.flip(-1)) / 2
-        total = total + masks
-        probability += y.float().sigmoid().split(len(image))
-    return torch.stack(probability).amax(0), total / len(scales)
+    probability = []
+
+    def soft_masks(views: Tensor) -> Tensor:
+        y, masks = method.segment(views)
+        probability.extend(y.float().sigmoid().split(len(image)))
+        return enlarge(masks, image.shape[2:])
+
+    masks = mean_over_views(soft_masks, image, scales, flip)
+    return torch.stack(probability).amax(0), masks
 
 
 def segment_single_stage(
