@@ -66,8 +66,10 @@ def pseudo_truth(
     masks = present_only(masks, label)
     share = torch.full_like(masks[:1, :, :1, :1], foreground)
     share[:, 0] = background
-    claimed = masks > (share * masks.amax((2, 3), keepdim=True)).clamp(min=floor)
-    return torch.where(claimed.sum(1) == 1, claimed.int().argmax(1), IGNORE)
+    claimed = (masks > (share * masks.amax((2, 3), keepdim=True)).clamp(min=floor)).byte()
+    names = torch.arange(claimed.shape[1], dtype=torch.uint8, device=masks.device)[:, None, None]
+    claims, name = (x.sum(1, dtype=torch.uint8) for x in (claimed, claimed * names))  # bytes: a third of the time
+    return torch.where(claims == 1, name.long(), IGNORE)
 
 
 def pixels_of_classes(truth: Tensor, n_classes: int) -> Tensor:
@@ -90,8 +92,10 @@ def pixels_of_classes(truth: Tensor, n_classes: int) -> Tensor:
     >>> pixels_of_classes(torch.tensor([[[0, 0, 2, 255]]]), 2)
     tensor([[2, 0, 1]])
     """
-    classes = torch.arange(1 + n_classes, device=truth.device)
-    return torch.stack([(one.flatten()[:, None] == classes).sum(0) for one in truth])
+    image = torch.arange(len(truth), device=truth.device)[:, None]
+    values = (truth.flatten(1) + (IGNORE + 1) * image).flatten()
+    counts = values.bincount(minlength=(IGNORE + 1) * len(truth))
+    return counts.view(len(truth), IGNORE + 1)[:, : 1 + n_classes]
 
 
 def complete(truth: Tensor, label: Tensor) -> Tensor:
