@@ -1471,4 +1471,4 @@ table
 # - L. van der Maaten, G. Hinton. *Visualizing Data using t-SNE.* JMLR 2008.
 # - M. Wattenberg, F. Viégas, I. Johnson. [*How to Use t-SNE Effectively*](https://distill.pub/2016/misread-tsne/). Distill
 #   2016.
-# - Next: [07 Pseudo masks](07_pseudo_masks.ipynb) with `method = "deft"`, and [09 Compare](09_compare.ipynb).
+# - Next: [06 WS-FCN](06_ws_fcn.ipynb), [07 Pseudo masks](07_pseudo_masks.ipynb) with `method = "deft"`, and [09 Compare](09_compare.ipynb).

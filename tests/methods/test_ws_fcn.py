@@ -27,7 +27,7 @@ from wsss_lib.nn.self_supervision import balanced_cross_entropy, pseudo_truth, s
 from wsss_lib.settings import load
 
 SMALL = {"channels": 16, "shallow_stage": 1, "dilations": (1, 2, 3, 4), "dropout": (0, 0, 0), "warm_up": 0.5}
-SMALL |= {"iterations": 3, "distances": (1, 2, 4)}
+SMALL |= {"pamr_iterations": 3, "pamr_dilations": (1, 2, 4)}
 EARLY, LATE = Progress(step=4, steps=10), Progress(step=5, steps=10)
 
 
@@ -100,7 +100,7 @@ def test_masks_are_a_soft_max_over_background_and_classes_whose_score_pools_them
 
 
 def test_the_penalty_has_the_numbers_that_are_given(batch):
-    method = method_of(p=1.5, lam=0.1).eval()
+    method = method_of(focal_p=1.5, focal_lambda=0.1).eval()
     with torch.no_grad():
         want = pool_scores(method.maps(batch.image), 1.5, 0.1)[0]
         assert torch.equal(method.logits(batch.image), want)
@@ -209,7 +209,7 @@ def test_of_the_papers_thirty_epochs_the_eighth_begins_with_self_supervision_and
 
 
 def test_the_truth_is_what_masks_refined_on_their_own_grid_are_sure_of_at_the_images_size(batch):
-    numbers_given = {"iterations": 4, "distances": (1, 3), "sure": Sure(0.8, 0.5, 0.1)}
+    numbers_given = {"pamr_iterations": 4, "pamr_dilations": (1, 3), "sure": Sure(0.8, 0.5, 0.1)}
     masks = (3 * numbers(6, 7, 32, 32)).softmax(1)
     got = method_of(**numbers_given).truth(batch.image, masks, batch.label)
     small = F.interpolate(batch.image, (32, 32), mode="bilinear", align_corners=True)
@@ -418,15 +418,15 @@ def test_it_starts_from_the_backbone_of_another_and_the_rest_stays(make):
         ("warm_up", -0.1, "warm_up=-0.1: give a number from 0 to 1"),
         ("psi", 1.0, "psi=1.0: give a share from 0 up to, but not, 1"),
         ("psi", -0.1, "psi=-0.1: give a share"),
-        ("p", -1.0, "focal_p=-1.0: give a number from 0"),
-        ("lam", 0.0, "focal_lambda=0.0: give a number above 0"),
-        ("lam", nan, "focal_lambda=nan: give a number above 0"),
+        ("focal_p", -1.0, "focal_p=-1.0: give a number from 0"),
+        ("focal_lambda", 0.0, "focal_lambda=0.0: give a number above 0"),
+        ("focal_lambda", nan, "focal_lambda=nan: give a number above 0"),
         ("sure", Sure(background=1.2), "background=1.2: give a number from 0 to 1"),
         ("sure", Sure(foreground=-0.2), "foreground=-0.2: give a number from 0 to 1"),
         ("sure", Sure(floor=nan), "floor=nan: give a number from 0 to 1"),
-        ("iterations", -1, "pamr_iterations=-1: give a number from 0"),
-        ("distances", (), "pamr_dilations=0: give a number from 1"),
-        ("distances", (4, 0), "pamr_dilations=0: give a number from 1"),
+        ("pamr_iterations", -1, "pamr_iterations=-1: give a number from 0"),
+        ("pamr_dilations", (), "pamr_dilations=0: give a number from 1"),
+        ("pamr_dilations", (4, 0), "pamr_dilations=0: give a number from 1"),
         ("dilations", (1, 2, 3), r"dilations=\(1, 2, 3\): give odd kernels and as many dilations"),
         ("bias_factor", -1.0, "bias_factor=-1.0: give a number from 0"),
     ],
@@ -453,8 +453,8 @@ def test_the_settings_reach_the_method():
     assert type(made.context).__name__ == "ASPP" and type(made.fusion).__name__ == "GCI"
     assert made.classifier[4].in_channels == 8 and made.fusion.channels == (8, 32)
     assert [made.context.dropout.p, made.classifier[1].p, made.classifier[3].p] == [0.1, 0.2, 0.3]
-    assert (made.psi, made.p, made.lam, made.warm_up, made.sure) == (0.2, 2.0, 0.1, 0.4, Sure(0.8, 0.5, 0.1))
-    assert (made.iterations, made.distances, made.bias_factor) == (5, (1, 3), 3.0)
+    assert (made.psi, made.warm_up, made.sure, made.bias_factor) == (0.2, 0.4, Sure(0.8, 0.5, 0.1), 3.0)
+    assert (made.focal_p, made.focal_lambda, made.pamr_iterations, made.pamr_dilations) == (2.0, 0.1, 5, (1, 3))
 
 
 def test_the_papers_numbers_are_in_its_profile():
@@ -463,8 +463,8 @@ def test_the_papers_numbers_are_in_its_profile():
     names = ("lr", "classifier_factor", "momentum", "weight_decay", "poly_power", "epochs", "batch_size", "crop")
     assert [recipe[name] for name in names] == [0.001, 20, 0.9, 5e-4, 0, 30, 16, 321]
     made = ws_fcn.build(backbones.build("tiny"), 20, options.ws_fcn)
-    assert (made.psi, made.p, made.lam, made.sure) == (0.3, 3, 0.01, Sure(0.7, 0.6, 0.2))
-    assert (made.iterations, made.distances, made.bias_factor) == (10, refinement.DILATIONS, 2)
+    assert (made.psi, made.focal_p, made.focal_lambda, made.sure) == (0.3, 3, 0.01, Sure(0.7, 0.6, 0.2))
+    assert (made.pamr_iterations, made.pamr_dilations, made.bias_factor) == (10, refinement.DILATIONS, 2)
     assert (recipe["context"], recipe["fusion"], recipe["channels"]) == ("fca", "sf2", 256)
 
 
@@ -500,6 +500,6 @@ def test_the_same_seed_trains_to_the_same_bytes_and_self_supervision_changes_the
 
 def test_micro_batches_of_two_images_train_and_of_one_are_refused_in_a_line(training):
     assert all(value.isfinite().all() for value in training("pairs", micro_batch_size=2).values())
-    with pytest.raises(WsssError, match=r"batch of one image.*give 2 or more") as error:
+    with pytest.raises(WsssError, match=r"batch of one image.*give a \(micro\) batch of 2") as error:
         training("single", micro_batch_size=1)
     assert "\n" not in str(error.value)

@@ -81,23 +81,23 @@ class WSFCN(Method):
         second convolution.
     psi : float
         The gate's share of shallow features.
-    p, lam : float
+    focal_p, focal_lambda : float
         Of the focal mask penalty.
     warm_up : float
         Share of the training's steps before self-supervision begins; the paper's 7 epochs of 30 are 0.23.
     sure : Sure
         Which pixels teach.
-    iterations : int
+    pamr_iterations : int
         Of PAMR.
-    distances : sequence of int
-        Of PAMR's neighbours, in cells of the masks.
+    pamr_dilations : sequence of int
+        Distances of PAMR's neighbours, in cells of the masks.
     bias_factor : float
         Factor on the learning rate of biases, BatchNorm's among them, which get no weight decay then; 1: as weights.
 
     Raises
     ------
     SettingsError
-        For a name that is unknown or a number out of its range; it is called as in the settings.
+        For a name that is unknown or a number out of its range.
 
     Examples
     --------
@@ -119,12 +119,12 @@ class WSFCN(Method):
         dilations: Sequence[int] = contexts.DILATIONS,
         dropout: Sequence[float] = (0.5, 0.5, 0.1),
         psi: float = 0.3,
-        p: float = 3.0,
-        lam: float = 0.01,
+        focal_p: float = 3.0,
+        focal_lambda: float = 0.01,
         warm_up: float = 0.23,
         sure: Sure = SURE,
-        iterations: int = 10,
-        distances: Sequence[int] = refinement.DILATIONS,
+        pamr_iterations: int = 10,
+        pamr_dilations: Sequence[int] = refinement.DILATIONS,
         bias_factor: float = 2.0,
     ) -> None:
         super().__init__(n_classes)
@@ -138,15 +138,16 @@ class WSFCN(Method):
             check_range(0, 1, dropout=share)
         check_range(1, len(backbone.channels), shallow_stage=shallow_stage)
         check_range(0, 1, warm_up=warm_up, **sure._asdict())
-        check_range(0, inf, bias_factor=bias_factor, pamr_iterations=iterations, focal_p=p)
-        check_range(1, inf, channels=channels, pamr_dilations=min(distances, default=0))
+        check_range(0, inf, bias_factor=bias_factor, pamr_iterations=pamr_iterations, focal_p=focal_p)
+        check_range(1, inf, channels=channels, pamr_dilations=min(pamr_dilations, default=0))
         if not 0 <= psi < 1:
             raise SettingsError(f"psi={psi}: give a share from 0 up to, but not, 1")
-        if not lam > 0:
-            raise SettingsError(f"focal_lambda={lam}: give a number above 0")
+        if not focal_lambda > 0:
+            raise SettingsError(f"focal_lambda={focal_lambda}: give a number above 0")
         self.backbone, self.shallow_stage = backbone, shallow_stage
-        self.psi, self.p, self.lam, self.warm_up, self.sure = psi, p, lam, warm_up, sure
-        self.iterations, self.distances, self.bias_factor = iterations, tuple(distances), bias_factor
+        self.psi, self.warm_up, self.sure, self.bias_factor = psi, warm_up, sure, bias_factor
+        self.focal_p, self.focal_lambda = focal_p, focal_lambda
+        self.pamr_iterations, self.pamr_dilations = pamr_iterations, tuple(pamr_dilations)
         options = {"dilations": dilations, "dropout": dropout[0]} if context in contexts.DILATED else {}
         self.context = contexts.CONTEXTS[context](backbone.out_channels, channels, **options)
         self.fusion = FUSIONS[fusion](channels, backbone.channels[shallow_stage - 1], channels)
@@ -177,7 +178,7 @@ class WSFCN(Method):
 
     def segment(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """Return class scores (N, K) and soft masks (N, 1 + K, h, w) of `image` (N, 3, H, W)."""
-        return pool_scores(self.maps(image), self.p, self.lam)
+        return pool_scores(self.maps(image), self.focal_p, self.focal_lambda)
 
     @torch.no_grad()
     def truth(self, image: Tensor, masks: Tensor, label: Tensor) -> Tensor:
@@ -185,13 +186,14 @@ class WSFCN(Method):
 
         PAMR looks at the image on the masks' grid; then the masks grow to the image's size.
         """
-        refined = refinement.pamr(upsample(image, masks.shape[2:]), masks, self.iterations, self.distances)
+        small = upsample(image, masks.shape[2:])
+        refined = refinement.pamr(small, masks, self.pamr_iterations, self.pamr_dilations)
         return pseudo_truth(upsample(refined, image.shape[2:]), label, *self.sure)
 
     def loss(self, batch: Batch, progress: Progress) -> Losses:
         """Return the terms classify and self of a `batch`, and supervised: the share of pixels that taught."""
         scores = self.maps(batch.image)
-        y, masks = pool_scores(scores, self.p, self.lam)
+        y, masks = pool_scores(scores, self.focal_p, self.focal_lambda)
         terms = {"classify": multi_label_soft_margin(y, batch.label)}
         terms |= {"self": y.new_zeros(()), "supervised": y.new_zeros(())}
         if progress.fraction >= self.warm_up:
@@ -244,14 +246,7 @@ def build(backbone: Backbone, n_classes: int, settings: Mapping[str, Any]) -> WS
     >>> build(backbones.build("tiny"), 6, load("demo").ws_fcn).psi
     0.3
     """
-    same = ("context", "fusion", "channels", "shallow_stage", "dilations", "dropout", "psi", "warm_up", "bias_factor")
-    return WSFCN(
-        backbone,
-        n_classes,
-        **{name: settings[name] for name in same},
-        p=settings["focal_p"],
-        lam=settings["focal_lambda"],
-        sure=Sure(settings["background"], settings["foreground"], settings["floor"]),
-        iterations=settings["pamr_iterations"],
-        distances=settings["pamr_dilations"],
-    )
+    blocks = ("context", "fusion", "channels", "shallow_stage", "dilations", "dropout", "psi")
+    training = ("focal_p", "focal_lambda", "warm_up", "pamr_iterations", "pamr_dilations", "bias_factor")
+    sure = Sure(*(settings[name] for name in Sure._fields))
+    return WSFCN(backbone, n_classes, **{name: settings[name] for name in blocks + training}, sure=sure)
