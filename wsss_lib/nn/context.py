@@ -236,7 +236,7 @@ class PooledContext(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """Return (N, out_channels, h, w) for `features` (N, in_channels, h, w)."""
         if self.bins == 1 and len(features) == 1 and self.embed[1].training:
-            raise WsssError("batch of one image: the pooled image cannot be normalised in training; give a (micro) batch of 2")
+            raise WsssError("batch of one image: training cannot normalise the pooled image; give a (micro) batch of 2")
         pooled = self.embed(F.adaptive_avg_pool2d(features, self.bins))
         return F.interpolate(pooled, features.shape[2:], mode="bilinear", align_corners=True)
 
