@@ -15,6 +15,7 @@ from ws_fcn import single_stage, ways
 
 from data_prep.ready import ready
 from wsss_lib import results, stages
+from wsss_lib.nn.context import DILATIONS
 from wsss_lib.project import project_root
 from wsss_lib.runs import Run
 from wsss_lib.settings import load
@@ -38,6 +39,12 @@ DEFT, FAST = ("deft", {}), ("deft", {"deft.attention_factor": 10.0})
 # DEFT trains once, from the start; so do these: as many steps as CAM and DEFT, each image augmented or not, no pairs.
 SCRATCH = {"cda.init": "backbone", "cda.epochs": load("demo").deft.epochs}
 ALONE = {**SCRATCH, "cda.pairwise": False}
+# Dilations of the strips, or of ASPP: on 16 cells a side the largest kernel then has 7 cells, all, or one.
+REACHES = {
+    "near": {},
+    "wide": {"ws_fcn.dilations": [1, 2, 3, 4]},
+    "published": {"ws_fcn.dilations": list(DILATIONS)},
+}
 SSSS = {"ws_fcn.context": "aspp", "ws_fcn.fusion": "gci"}
 
 # table: {row: (method, what departs from the profile)}
@@ -211,6 +218,11 @@ TABLES = {
         for views, scales in (("one scale", [1.0]), ("four scales", load("paper").single_stage.scales))
         for flip in (False, True)
     },
+    "ws_fcn_reach": {
+        f"{name}, {reach}": ("ws_fcn", {**overrides, **dilations})
+        for name, overrides in (("SSSS", SSSS), ("WS-FCN", {}))
+        for reach, dilations in REACHES.items()
+    },
     "ws_fcn_ways": {
         "CAM, trained on": ("cda", SAME_COST),
         "CAM": ("cam", {}),
@@ -233,7 +245,7 @@ ONE_SEED = ("csd_lambdas", "cpn_patches")
 MEASURES = {
     "deft_activations": activations,
     "deft_table3": scores_by_context,
-    **{f"ws_fcn_table{n}": single_stage for n in (1, 2, 3)},
+    **{f"ws_fcn_{name}": single_stage for name in ("table1", "table2", "table3", "reach")},
     "ws_fcn_ways": ways,
     "ws_fcn_photographs": ways,
 }
