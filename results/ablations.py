@@ -11,7 +11,7 @@ import itertools
 
 import pandas as pd
 from deft import activations, scores_by_context
-from ws_fcn import single_stage, ways
+from ws_fcn import both_ways, shorter_way, single_stage, single_stage_and_seeds
 
 from data_prep.ready import ready
 from wsss_lib import results, stages
@@ -245,9 +245,10 @@ ONE_SEED = ("csd_lambdas", "cpn_patches")
 MEASURES = {
     "deft_activations": activations,
     "deft_table3": scores_by_context,
-    **{f"ws_fcn_{name}": single_stage for name in ("table1", "table2", "table3", "reach")},
-    "ws_fcn_ways": ways,
-    "ws_fcn_photographs": ways,
+    "ws_fcn_table1": single_stage_and_seeds,
+    **{f"ws_fcn_{name}": single_stage for name in ("table2", "table3", "reach")},
+    "ws_fcn_ways": both_ways,
+    "ws_fcn_photographs": shorter_way,
 }
 
 
