@@ -156,7 +156,7 @@ with torch.no_grad():
     x = net.maps(image)  # class scores at every cell
     m = pooling.class_masks(x)  # soft masks of background and classes
     small = fusion.upsample(image, m.shape[2:])
-    refined = pamr.pamr(small, m, net.iterations, net.distances)
+    refined = pamr.pamr(small, m, net.pamr_iterations, net.pamr_dilations)
     taught = net.truth(image, m, batch.label)
 
 
@@ -284,12 +284,12 @@ def ngwp(x, m):
     return (m[:, 1:] * x).sum((2, 3)) / (1 + m[:, 1:].sum((2, 3)))
 
 
-def focal(mean, p=net.p, lam=net.lam):
+def focal(mean, p=net.focal_p, lam=net.focal_lambda):
     return (1 - mean) ** p * (lam + mean).log()
 
 
 y = ngwp(x, soft_masks(x)) + focal(soft_masks(x)[:, 1:].mean((2, 3)))
-scores, masks = pooling.pool_scores(x, net.p, net.lam)
+scores, masks = pooling.pool_scores(x, net.focal_p, net.focal_lambda)
 torch.testing.assert_close(y, scores, rtol=1e-4, atol=1e-5)
 torch.testing.assert_close(soft_masks(x), masks, rtol=1e-4, atol=1e-5)
 print("x", tuple(x.shape), "-> m", tuple(m.shape), "-> y", tuple(y.shape), "| the library's pool_scores agrees")
@@ -545,9 +545,9 @@ def refine(image, masks, iterations, distances):
 
 
 small = fusion.upsample(image, m.shape[2:])  # the image on the masks' grid
-ours = refine(small[:4], m[:4], 3, net.distances)
-torch.testing.assert_close(ours, pamr.pamr(small[:4], m[:4], 3, net.distances), rtol=1e-4, atol=1e-4)
-print(f"{8 * len(net.distances)} neighbours at distances {net.distances} | sums of the masks stay:", end=" ")
+ours = refine(small[:4], m[:4], 3, net.pamr_dilations)
+torch.testing.assert_close(ours, pamr.pamr(small[:4], m[:4], 3, net.pamr_dilations), rtol=1e-4, atol=1e-4)
+print(f"{8 * len(net.pamr_dilations)} neighbours at distances {net.pamr_dilations} | sums of the masks stay:", end=" ")
 print(f"{float((ours.sum(1) - 1).abs().max()):.0e} off 1 | the library's pamr agrees")
 
 # %% [markdown]
@@ -558,7 +558,7 @@ print(f"{float((ours.sum(1) - 1).abs().max()):.0e} off 1 | the library's pamr ag
 # %% tags=["nbval-ignore-output"]
 def draw_pamr(image, iterations):
     n = menu[image]
-    masks = pamr.pamr(small[n : n + 1], m[n : n + 1], iterations, net.distances)
+    masks = pamr.pamr(small[n : n + 1], m[n : n + 1], iterations, net.pamr_dilations)
     masks = pooling.present_only(masks, batch.label[n : n + 1])
     hard = F.interpolate(masks, (side, side), mode="bilinear").argmax(1)[0]
     row = [picture[n], heat(picture[n], masks[0, 1:].amax(0)), viz.overlay_mask(picture[n], hard)]
@@ -570,12 +570,12 @@ explorer = widgets.explore(
     draw_pamr,
     "A mask after some iterations of PAMR: the soft mask, and who is strongest at each pixel.",
     image=list(menu),
-    iterations=(0, 40, 1, int(net.iterations)),
+    iterations=(0, 40, 1, int(net.pamr_iterations)),
 )
 
 times, rows = (0, 1, 2, 5, 10, 40), []
 for n in (0, len(gallery) - 1):
-    strip = [pamr.pamr(small[n : n + 1], m[n : n + 1], t, net.distances) for t in times]
+    strip = [pamr.pamr(small[n : n + 1], m[n : n + 1], t, net.pamr_dilations) for t in times]
     rows.append([picture[n], *(heat(picture[n], present(s, batch.label[n : n + 1])[0]) for s in strip)])
     rows[-1].append(viz.overlay_mask(picture[n], truth[n]))
 titles = ["image", *(f"t = {t}" for t in times), "true mask"]
@@ -600,11 +600,11 @@ for name, trained in nets.items():
         confusion = ConfusionMatrix(len(classes) + 1)
         confusion.update(cells.numpy(), pooling.present_only(masks, batch.label).argmax(1).numpy())
         curves[name].append(100 * confusion.miou())
-        masks = pamr.pamr(small, masks, 1, net.distances)
+        masks = pamr.pamr(small, masks, 1, net.pamr_dilations)
 figure, axis = plt.subplots(figsize=(5, 2.6), layout="constrained")
 for colour, (name, values) in zip(viz.COLORS, curves.items(), strict=False):
     axis.plot(values, color=colour, marker="o", markersize=3, label=name)
-axis.axvline(net.iterations, color="grey", linestyle=":", label="in training")
+axis.axvline(net.pamr_iterations, color="grey", linestyle=":", label="in training")
 axis.set(xlabel="iterations of PAMR", ylabel="mIoU of the masks (%)")
 axis.legend(frameon=False, fontsize=8)
 sns.despine(figure)
