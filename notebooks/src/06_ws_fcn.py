@@ -1451,7 +1451,7 @@ printed("Table IV", kind="main", metric="mIoU")
 # | dilations of the strips | not mentioned | 1, 12, 24, 36 in the released code; here 1, after the rows above |
 # | equation 2 | one $1 \times 1$ convolution for each pooling | two layers with a ReLU, shared by both poolings and all branches (code) |
 # | equation 11 | ends in a ReLU | linear: offsets may go either way (code) |
-# | learning rate of new layers | "20x (i.e. 0.001)" of 0.001 | 20 times the base rate with photographs; toy scenes, which have no pre-trained weights, the same for all |
+# | learning rate of new layers | "20x (i.e. 0.001)" of 0.001 | 20 times the base rate in profile `paper`, 10 times in `laptop`; toy scenes, which have no pre-trained weights, the same for all |
 # | SSSS's fusion GCI | cited | the released code's |
 # | images that count, pixels that are sure | "as in SSSS" | strictly above the threshold, conflicts are removed first |
 
