@@ -13,6 +13,7 @@ import numpy as np
 from tqdm import tqdm
 
 from wsss_lib.data import VOCFolder
+from wsss_lib.data.classes import IGNORE
 from wsss_lib.data.masks import read_mask
 from wsss_lib.errors import DataError
 from wsss_lib.localize import load_cam, seed
@@ -288,3 +289,41 @@ def score_masks(folder: VOCFolder, ids: Sequence[str], mask_dir: Path, classes: 
     report = sum(matrices[1:], matrices[0]).report(folder.classes, classes)
     groups = {g: json_number(m.miou(classes)) for g, m in scores.groups.items() if g is not None}
     return {**report, "groups": dict(sorted(groups.items()))} if groups else report
+
+
+def score_sure(folder: VOCFolder, ids: Sequence[str], mask_dir: Path) -> dict[str, float | None]:
+    """How much of masks with undecided pixels is sure, and how much of that is right.
+
+    Parameters
+    ----------
+    folder : VOCFolder
+        The data.
+    ids : sequence of str
+        Images to look at.
+    mask_dir : path
+        Folder of ``<id>.png``; 255 is undecided.
+
+    Returns
+    -------
+    dict
+        ``sure``, a share of all pixels; ``right``, a share of the sure ones whose true label is known, None where there
+        are no true masks.
+
+    Examples
+    --------
+    >>> folder = VOCFolder(getfixture("toy_root"))
+    >>> truth = folder.mask_path(folder.split("val")[0]).parent
+    >>> score_sure(folder, folder.split("val"), truth)["right"]
+    1.0
+    """
+    pixels = sure = known = right = 0
+    compare = folder.has_masks(ids)
+    for image_id in ids:
+        mask = read_mask(Path(mask_dir) / f"{image_id}.png")
+        decided = mask != IGNORE
+        pixels, sure = pixels + mask.size, sure + int(decided.sum())
+        if compare:
+            truth = folder.mask(image_id).numpy()
+            decided &= truth != IGNORE
+            known, right = known + int(decided.sum()), right + int((mask[decided] == truth[decided]).sum())
+    return {"sure": sure / max(pixels, 1), "right": right / known if known else None}

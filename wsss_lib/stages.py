@@ -368,7 +368,7 @@ def make_cams(run: Run) -> Stage:
 
     def compute(stage: Stage) -> dict:
         options = run.settings.localize
-        ids = tuple(dict.fromkeys((*run.ids("train"), *run.ids("seed"))))
+        ids = _train_and_seed_ids(run)
         localize(
             load_classifier(run),
             run.folder,
@@ -380,19 +380,7 @@ def make_cams(run: Run) -> Stage:
             batch_size=options.batch_size,
             device=pick_device(run.settings.machine.device),
         )
-        if not run.folder.has_masks(run.ids("seed")):
-            return {"images": len(ids), "seed": None}
-        return {
-            "images": len(ids),
-            "seed": score_seeds(
-                run.folder,
-                run.ids("seed"),
-                stage.folder("cams"),
-                scored_classes(run),
-                options.threshold,
-                options.sweep_step,
-            ),
-        }
+        return {"images": len(ids), "seed": _score_seeds(run, stage.folder("cams"), options.threshold)}
 
     return run.stage("cams", ("localize",), after=train_classifier(run)).ensure(compute)
 
@@ -436,6 +424,141 @@ def make_pseudo_masks(run: Run) -> Stage:
     # PAMR's background score is that of [dense_crf]; with [refine] in its name it lies beside the CRF's masks.
     sections = ("dense_crf",) if settings.pamr is None else ("dense_crf", "refine", "pamr")
     return run.stage("pseudo_masks", sections, after=cams).ensure(compute)
+
+
+def make_affinity_labels(run: Run) -> Stage:
+    """Stage ``affinity_labels``: pixels sure enough to learn affinities from, foreground and background; else 255.
+
+    Parameters
+    ----------
+    run : Run
+        Whose CAMs to label with; ``refine.how`` says for which network.
+
+    Returns
+    -------
+    Stage
+        Complete; ``masks/<id>.png`` for the train split. Its metrics say what share of the pixels is ``sure`` and, where
+        there are true masks to compare with, what share of these is ``right``.
+
+    Raises
+    ------
+    SettingsError
+        If ``refine.how`` is no affinity network, or a wrong number in its section of labels.
+
+    Examples
+    --------
+    >>> run = getfixture("smoke_run")
+    >>> stage = make_affinity_labels(Run(load("smoke", {"refine.how": "irnet"}), run.folder, root=run.root))
+    >>> 0 < stage.metrics["sure"] < 1
+    True
+    """
+    how = _affinity_network(run)
+    settings, cams = affinity_label_settings(run.settings), make_cams(run)  # in this order
+
+    def compute(stage: Stage) -> dict:
+        ids = run.ids("train")
+        jobs = [(i, run.folder.image_path(i), cams.path / "cams" / f"{i}.npz") for i in ids]
+        pseudo_masks(jobs, stage.folder("masks"), settings, processes=run.settings.machine.processes)
+        return {"images": len(ids), **score_sure(run.folder, ids, stage.folder("masks"))}
+
+    return run.stage("affinity_labels", ("refine", f"{how}_labels"), after=cams).ensure(compute)
+
+
+def train_affinity(run: Run) -> Stage:
+    """Stage ``affinity``: train AffinityNet or IRNet, as ``refine.how`` says, on the sure pixels of the CAMs.
+
+    Parameters
+    ----------
+    run : Run
+        Whose CAMs to learn from.
+
+    Returns
+    -------
+    Stage
+        Complete; ``checkpoint.pt`` holds the weights, ``log.csv`` the terms of each step.
+
+    Raises
+    ------
+    SettingsError
+        As `make_affinity_labels`.
+
+    Examples
+    --------
+    >>> run = getfixture("smoke_run")
+    >>> train_affinity(Run(load("smoke", {"refine.how": "irnet"}), run.folder, root=run.root)).checkpoint.name
+    'checkpoint.pt'
+    """
+    how, labels = _affinity_network(run), make_affinity_labels(run)
+
+    def compute(stage: Stage) -> dict:
+        ids, options = run.ids("train"), run.settings[how]
+        device, transform = pick_device(run.settings.machine.device), training_transform(options)
+        dataset = PseudoMaskSet(run.folder, ids, labels.folder("masks"), transform, cache=_fits_memory(run, ids))
+        title = f"train {AFFINITY_NETWORKS[how].__name__}"
+        fit(build_affinity(run), dataset, options, collate=collate_masks, **_fit_options(run, stage, title, device))
+        return {"images": len(ids)}
+
+    return run.stage("affinity", (how,), after=labels).ensure(compute)
+
+
+def load_affinity(run: Run) -> nn.Module:
+    """The trained AffinityNet or IRNet of a run, in evaluation mode on the settings' device; trained first if need be.
+
+    Parameters
+    ----------
+    run : Run
+        What was trained on what.
+
+    Returns
+    -------
+    AffinityNet or IRNet
+
+    Examples
+    --------
+    >>> run = getfixture("smoke_run")
+    >>> load_affinity(Run(load("smoke", {"refine.how": "irnet"}), run.folder, root=run.root)).training
+    False
+    """
+    return _trained(run, build_affinity, train_affinity)
+
+
+def walk_cams(run: Run) -> Stage:
+    """Stage ``walked_cams``: the CAMs walk along the learnt affinities, and are scored as seeds are.
+
+    Parameters
+    ----------
+    run : Run
+        Whose CAMs to refine by ``refine.how``, AffinityNet or IRNet.
+
+    Returns
+    -------
+    Stage
+        Complete; ``cams/<id>.npz`` for the train and seed splits as the CAM stage writes them; metrics ``seed`` as in
+        `score_seeds`, at the threshold of the section ``<how>_walk`` and at the best.
+
+    Raises
+    ------
+    SettingsError
+        As `make_affinity_labels`.
+
+    Examples
+    --------
+    >>> run = getfixture("smoke_run")
+    >>> stage = walk_cams(Run(load("smoke", {"refine.how": "irnet"}), run.folder, root=run.root))
+    >>> len(list(stage.folder("cams").iterdir())), stage.metrics["seed"]["fixed"]["threshold"]
+    (36, 0.25)
+    """
+    how = _affinity_network(run)
+    settings = walk_settings(run.settings)
+    trained, cams = train_affinity(run), make_cams(run)
+
+    def compute(stage: Stage) -> dict:
+        ids, device = _train_and_seed_ids(run), pick_device(run.settings.machine.device)
+        walk_folder(load_affinity(run), run.folder, ids, cams.path / "cams", stage.folder("cams"), settings, device)
+        theta = run.settings[f"{how}_walk"].theta
+        return {"images": len(ids), "seed": _score_seeds(run, stage.folder("cams"), theta)}
+
+    return run.stage("walked_cams", (f"{how}_walk",), after=trained).ensure(compute)
 
 
 def train_segmentation(run: Run) -> Stage:
@@ -616,6 +739,38 @@ def build_segmentation(run: Run) -> DeepLab:
     )
 
 
+def build_affinity(run: Run) -> nn.Module:
+    """An untrained AffinityNet or IRNet, as ``refine.how`` says, its random weights from the run's seed.
+
+    Its backbone starts from the trained classifier's (``init = "classifier"``) or as the classifier did.
+
+    Parameters
+    ----------
+    run : Run
+        Names the settings and the seed.
+
+    Returns
+    -------
+    AffinityNet or IRNet
+
+    Raises
+    ------
+    SettingsError
+        If ``refine.how`` is none of them, or for another ``init``.
+
+    Examples
+    --------
+    >>> run = getfixture("smoke_run")
+    >>> type(build_affinity(Run(load("smoke", {"refine.how": "irnet"}), run.folder, root=run.root))).__name__
+    'IRNet'
+    """
+    how = _affinity_network(run)
+    options, backbone = run.settings[how], build_backbone(run)
+    if _starts_from(run, how) == "classifier":
+        backbone.load_state_dict(load_classifier(run).backbone.state_dict())
+    return seeded(run.seed, lambda: AFFINITY_NETWORKS[how](backbone, **_arguments(AFFINITY_NETWORKS[how], options)))
+
+
 def scored_classes(run: Run) -> list[int]:
     """Mask values that the run's mIoU averages: background and the classes with enough training images.
 
@@ -697,6 +852,51 @@ def mask_settings(settings) -> MaskSettings:
     )
 
 
+def affinity_label_settings(settings) -> MaskSettings:
+    """How sure pixels are found, out of the section of labels that ``refine.how`` names.
+
+    Parameters
+    ----------
+    settings : Settings
+        Of a profile.
+
+    Returns
+    -------
+    MaskSettings
+
+    Examples
+    --------
+    >>> from wsss_lib.settings import load
+    >>> affinity_label_settings(load("paper", {"refine.how": "irnet"})).la_ha
+    (0.3, 0.05)
+    """
+    section = settings[f"{settings.refine.how}_labels"]
+    crf = crf_settings(settings, section.crf)
+    return MaskSettings(section.background, crf=crf, hard=section.hard, la_ha=tuple(section.la_ha))
+
+
+def walk_settings(settings) -> WalkSettings:
+    """How maps walk, out of the section that ``refine.how`` names.
+
+    Parameters
+    ----------
+    settings : Settings
+        Of a profile.
+
+    Returns
+    -------
+    WalkSettings
+
+    Examples
+    --------
+    >>> from wsss_lib.settings import load
+    >>> walk_settings(load("paper", {"refine.how": "irnet"})).beta
+    10.0
+    """
+    section = settings[f"{settings.refine.how}_walk"]
+    return WalkSettings(section.beta, section.t, section.background, section.alpha)
+
+
 def single_stage_settings(settings) -> SingleStageSettings:
     """How a single-stage method's masks are made, out of the sections ``single_stage`` and ``dense_crf``.
 
@@ -738,6 +938,13 @@ def _starts_from(run: Run, section: str) -> str:
     if init not in ("backbone", "classifier"):
         raise SettingsError(f"{section}.init={init!r}: choose backbone or classifier")
     return init
+
+
+def _affinity_network(run: Run) -> str:
+    how = run.settings.refine.how
+    if how not in AFFINITY_NETWORKS:
+        raise SettingsError(f"refine.how={how!r} learns no affinities: choose {' or '.join(AFFINITY_NETWORKS)}")
+    return how
 
 
 def _sections(run: Run) -> tuple[str, ...]:
@@ -787,6 +994,17 @@ def _classification(run: Run, model, device) -> np.ndarray:
         image = normalize(run.folder.image(image_id))[None].to(device, memory_format=torch.channels_last)
         scores.append(model.logits(image).float().cpu())
     return average_precision(run.folder.labels(ids), torch.cat(scores))
+
+
+def _train_and_seed_ids(run: Run) -> tuple[str, ...]:
+    return tuple(dict.fromkeys((*run.ids("train"), *run.ids("seed"))))
+
+
+def _score_seeds(run: Run, cam_dir: Path, threshold: float) -> dict | None:
+    ids, step = run.ids("seed"), run.settings.localize.sweep_step
+    if not run.folder.has_masks(ids):
+        return None
+    return score_seeds(run.folder, ids, cam_dir, scored_classes(run), threshold, step)
 
 
 def _score_masks(run: Run, split: str, mask_dir: Path) -> dict | None:
