@@ -13,7 +13,10 @@ def refined(run: Run) -> list[dict]:
     learnt = run.settings.refine.how in stages.AFFINITY_NETWORKS
     done = [stages.make_affinity_labels(run), stages.train_affinity(run), stages.walk_cams(run)] if learnt else []
     best = (done[-1] if learnt else cams).metrics["seed"]["best"]
-    line = {"miou": 100 * masks.metrics["mask"]["miou"], "pixel_accuracy": 100 * masks.metrics["mask"]["pixel_accuracy"]}
+    line = {
+        "miou": 100 * masks.metrics["mask"]["miou"],
+        "pixel_accuracy": 100 * masks.metrics["mask"]["pixel_accuracy"],
+    }
     if learnt or run.settings.refine.how == "none":  # of scores that went through a CRF there is no threshold
         line |= {"best_miou": 100 * best["miou"], "best_threshold": best["threshold"]}
     if learnt:
