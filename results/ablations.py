@@ -1,4 +1,4 @@
-"""The tables of CDA, CSD, CPN, DEFT, WS-FCN and of refinements: what each ingredient brings, at equal steps or cost, three seeds a row.
+"""The tables of the methods and of refinements: what each ingredient brings, at equal steps or cost, three seeds a row.
 
 One command a table; interrupted, it continues where it stopped.
 

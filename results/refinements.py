@@ -1,4 +1,4 @@
-"""What the tables of refinements measure: pseudo masks of the images that papers score them on, and what they came from."""
+"""What the tables of refinements measure: pseudo masks of the training images, and what they came from."""
 
 from wsss_lib import stages
 from wsss_lib.runs import Run

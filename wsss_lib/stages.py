@@ -29,17 +29,21 @@ from wsss_lib.errors import SettingsError, WsssError
 from wsss_lib.localize import load_cam, localize, seed
 from wsss_lib.metrics import average_precision, json_number
 from wsss_lib.project import data_root
+from wsss_lib.refine import affinity_net, irnet
 from wsss_lib.refine.dense_crf import MaskSettings, pseudo_masks
 from wsss_lib.refine.mean_field import DenseCRFSettings
 from wsss_lib.refine.pamr import PAMRSettings
+from wsss_lib.refine.walk import WalkSettings, walk_folder
 from wsss_lib.runs import Run, Stage
-from wsss_lib.score import frequent_classes, score_masks, score_seeds
+from wsss_lib.score import frequent_classes, score_masks, score_seeds, score_sure
 from wsss_lib.segment import DeepLab, segment
 from wsss_lib.segment.single_stage import FOLDERS, SingleStageSettings, segment_single_stage
 from wsss_lib.settings import Section
 from wsss_lib.train import fit, load_weights, pick_device, seeded
 
-REFINEMENTS = ("dense_crf", "pamr")
+# What makes masks of CAMs: nothing, dense CRF, PAMR, or a walk along the affinities of a network that is trained for it.
+AFFINITY_NETWORKS = {"affinity_net": affinity_net, "irnet": irnet}
+REFINEMENTS = ("none", "dense_crf", "pamr", *AFFINITY_NETWORKS)
 CACHE_PIXELS = 400e6  # keep decoded images in memory up to so many pixels, about 1.2 GB
 
 
@@ -437,8 +441,8 @@ def make_affinity_labels(run: Run) -> Stage:
     Returns
     -------
     Stage
-        Complete; ``masks/<id>.png`` for the train split. Its metrics say what share of the pixels is ``sure`` and, where
-        there are true masks to compare with, what share of these is ``right``.
+        Complete; ``masks/<id>.png`` for the train split. Its metrics say what share of the pixels is ``sure``
+        and, where there are true masks to compare with, what share of these is ``right``.
 
     Raises
     ------
@@ -494,8 +498,9 @@ def train_affinity(run: Run) -> Stage:
         ids, options = run.ids("train"), run.settings[how]
         device, transform = pick_device(run.settings.machine.device), training_transform(options)
         dataset = PseudoMaskSet(run.folder, ids, labels.folder("masks"), transform, cache=_fits_memory(run, ids))
-        title = f"train {AFFINITY_NETWORKS[how].__name__}"
-        fit(build_affinity(run), dataset, options, collate=collate_masks, **_fit_options(run, stage, title, device))
+        network = build_affinity(run)
+        title = f"train {type(network).__name__}"
+        fit(network, dataset, options, collate=collate_masks, **_fit_options(run, stage, title, device))
         return {"images": len(ids)}
 
     return run.stage("affinity", (how,), after=labels).ensure(compute)
@@ -768,7 +773,7 @@ def build_affinity(run: Run) -> nn.Module:
     options, backbone = run.settings[how], build_backbone(run)
     if _starts_from(run, how) == "classifier":
         backbone.load_state_dict(load_classifier(run).backbone.state_dict())
-    return seeded(run.seed, lambda: AFFINITY_NETWORKS[how](backbone, **_arguments(AFFINITY_NETWORKS[how], options)))
+    return seeded(run.seed, lambda: AFFINITY_NETWORKS[how].build(backbone, options))
 
 
 def scored_classes(run: Run) -> list[int]:
@@ -871,7 +876,7 @@ def affinity_label_settings(settings) -> MaskSettings:
     (0.3, 0.05)
     """
     section = settings[f"{settings.refine.how}_labels"]
-    crf = crf_settings(settings, section.crf)
+    crf = crf_settings(settings, f"{settings.refine.how}_labels")
     return MaskSettings(section.background, crf=crf, hard=section.hard, la_ha=tuple(section.la_ha))
 
 

@@ -11,7 +11,7 @@ The affinity is a distance of features alone, so it is symmetric and one half of
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -154,6 +154,11 @@ class AffinityNet(nn.Module):
         """Return the offsets and affinities (N, h - |dy|, w - |dx|) of `image` (N, 3, H, W), one offset at a time."""
         return feature_affinity(self(image), self.radius)
 
+    def affinities(self, image: Tensor) -> tuple[Pairs, Tensor]:
+        """Return `pairs` of `image` (N, 3, H, W), and the factor (N, h, w) on maps before they walk: 1 everywhere."""
+        features = self(image)
+        return feature_affinity(features, self.radius), torch.ones_like(features[:, 0])
+
     def loss(self, batch: MaskBatch, progress: Progress) -> Losses:
         """`affinity_loss` of a `batch` of images and sure labels, see `la_ha_mask`; `progress` plays no part."""
         features = self(batch.image)
@@ -166,3 +171,26 @@ class AffinityNet(nn.Module):
     def parameter_groups(self, head_factor: float = 10.0) -> list[dict]:
         """Parameters that learn: the backbone's at the base rate, the new layers' at `head_factor` times it."""
         return backbone_and_rest(self, "affinity", head_factor)
+
+
+def build(backbone: Backbone, settings: Mapping) -> AffinityNet:
+    """Make an AffinityNet out of its section of the settings.
+
+    Parameters
+    ----------
+    backbone : Backbone
+        Gives the features.
+    settings : mapping
+        ``stride, radius, reduced``.
+
+    Returns
+    -------
+    AffinityNet
+
+    Examples
+    --------
+    >>> from wsss_lib import backbones
+    >>> build(backbones.build("tiny"), {"stride": 4, "radius": 3.0, "reduced": [8, 8, 8]}).stride
+    4
+    """
+    return AffinityNet(backbone, settings["stride"], settings["radius"], settings["reduced"])
