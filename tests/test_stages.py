@@ -4,19 +4,24 @@ import shutil
 
 import pytest
 import torch
+from torchvision import models
 
 from data_prep.ready import ready
 from wsss_lib import methods, stages
 from wsss_lib.data import VOCFolder
 from wsss_lib.data.masks import read_mask
+from wsss_lib.data.samples import MaskBatch
 from wsss_lib.data.transforms import normalize
 from wsss_lib.errors import DataError, SettingsError, WsssError
 from wsss_lib.methods import cpn
+from wsss_lib.methods.base import Progress
 from wsss_lib.refine.mean_field import DenseCRFSettings
 from wsss_lib.refine.pamr import PAMRSettings
 from wsss_lib.runs import Run
+from wsss_lib.segment.deeplab import DeepLab, pixel_cross_entropy
 from wsss_lib.segment.single_stage import FOLDERS, predict_masks
 from wsss_lib.settings import load
+from wsss_lib.train import seeded
 
 
 def changed_run(run, overrides, method="cam"):
@@ -75,6 +80,80 @@ def test_other_test_scales_keep_the_trained_network(smoke_run):
     changed = Run(load("smoke", {"segment.flip": False}), smoke_run.folder, root=smoke_run.root)
     assert stages.train_segmentation(changed).path == stages.train_segmentation(smoke_run).path
     assert stages.segment_val(changed).path != stages.segment_val(smoke_run).path
+
+
+@pytest.mark.parametrize("profile", ["smoke", "demo", "laptop"])
+def test_on_small_profiles_the_segmentation_is_a_plain_deeplab_on_the_classifiers_backbone(profile, smoke_run):
+    changed = {"segmentation.init": "backbone", "backbone.weights": ""}
+    run = Run(load(profile, changed), smoke_run.folder, root=smoke_run.root)
+    model, options = stages.build_segmentation(run), run.settings.segmentation
+    backbone = stages.build_backbone(run)
+    plain = seeded(0, lambda: DeepLab(backbone, 7, dilations=options.dilations))
+    assert same_weights(model, plain)
+    image, mask = torch.randn(2, 3, 64, 64), torch.randint(0, 7, (2, 64, 64))
+    losses = model.loss(MaskBatch(image, mask, ("a", "b")), Progress())
+    assert list(losses.terms) == ["cross_entropy"] and torch.equal(
+        losses.total, pixel_cross_entropy(plain(image), mask)
+    )
+    groups = [(len(g["params"]), g["lr_factor"]) for g in model.parameter_groups(options.classifier_factor)]
+    head = 2 * len(options.dilations)
+    assert groups == [(sum(1 for p in plain.backbone.parameters() if p.requires_grad), 1.0), (head, groups[1][1])]
+    assert groups[1][1] == options.classifier_factor and run.settings.segment.combine == "mean"
+
+
+def test_profile_paper_builds_deeplab_v2_of_resnet_101(smoke_run, monkeypatch):
+    published = seeded(1, models.resnet101).state_dict()
+    monkeypatch.setattr(models.ResNet101_Weights, "get_state_dict", lambda *args, **kwargs: published)
+    model = stages.build_segmentation(Run(load("paper"), smoke_run.folder)).train()
+    assert type(model.backbone).__name__ == "ResNet101" and model.backbone.out_stride == 8
+    assert torch.equal(model.backbone.layer3[22].conv3.weight, published["layer3.22.conv3.weight"])
+    assert [m.conv2.dilation for m in model.backbone.layer4] == [(2, 2), (4, 4), (4, 4)]
+    assert not any(m.training for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d))
+    assert all(p.requires_grad for p in model.parameters())
+    assert [c.dilation[0] for c in model.aspp.classifiers] == [6, 12, 18, 24] and model.scales == (0.5, 0.75)
+    factors = [g["lr_factor"] for g in model.parameter_groups(load("paper").segmentation.classifier_factor)]
+    assert factors == [1.0, 10.0, 20.0]
+
+
+def test_a_segmentation_of_several_sizes_on_its_own_network_goes_the_whole_way(smoke_run):
+    changed = {"init": "backbone", "backbone": "mobilenet_v1", "output_stride": 8, "scales": [0.5], "bias_factor": 2.0}
+    testing = {"segment.scales": [1.0, 0.5], "segment.combine": "max"}
+    run = changed_run(smoke_run, {**{f"segmentation.{key}": value for key, value in changed.items()}, **testing})
+    model = stages.build_segmentation(run)
+    assert model.backbone.out_stride == 8 and type(model.backbone).__name__ == "MobileNetV1"
+    assert same_weights(model, stages.build_segmentation(run)) and len(model.parameter_groups()) == 3
+    stage = stages.segment_val(run)
+    log = (stages.train_segmentation(run).path / "log.csv").read_text().splitlines()
+    assert log[0] == "step,epoch,lr,cross_entropy,cross_entropy_0.5,cross_entropy_max,total" and len(log) == 7
+    *terms, total = map(float, log[1].split(",")[3:])
+    assert sum(terms) == pytest.approx(total, rel=1e-4)
+    assert stages.make_pseudo_masks(run).path == stages.make_pseudo_masks(smoke_run).path
+    assert len(outputs(stage)) == 12 and stage.metrics["mask"]["miou"] > 0
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        ({"segmentation.backbone": "vgg16", "segmentation.init": "backbone"}, "backbone='vgg16' is unknown"),
+        ({"segmentation.backbone": "resnet101"}, "that is tiny, segmentation.backbone resnet101; set .* to backbone"),
+        ({"segmentation.backbone": "tiny", "segmentation.dilated": True}, "tiny has no dilated form"),
+        (
+            {"segmentation.backbone": "tiny", "segmentation.weights": "w.pth"},
+            "segmentation.weights='w.pth': no such file",
+        ),
+        ({"segmentation.init": "imagenet"}, "segmentation.init='imagenet': choose backbone or classifier"),
+        ({"segmentation.scales": [0.0]}, r"scales=\(0.0,\): give one or more positive factors"),
+        ({"segmentation.bias_factor": -2.0}, "bias_factor=-2.0: give a number from 0"),
+        ({"segmentation.dilations": []}, "dilations=.*: give at least one"),
+        ({"segment.scales": []}, r"scales=\(\): give one or more positive factors"),
+        ({"segment.combine": "median"}, "combine='median': choose one of mean, mean_logits, max"),
+    ],
+)
+def test_a_wrong_segmentation_is_refused_before_anything_is_trained(smoke_run, tmp_path, overrides, words):
+    run = Run(load("smoke", overrides), smoke_run.folder, root=tmp_path)
+    with pytest.raises(WsssError, match=words) as error:
+        stages.segment_val(run)
+    assert "\n" not in str(error.value) and not list(tmp_path.iterdir())
 
 
 def test_a_lost_map_is_made_again_and_the_rest_kept(smoke_run, tmp_path):

@@ -24,7 +24,7 @@ from wsss_lib.data.instances import InstanceBank, collect_instances, contact_she
 from wsss_lib.data.masks import read_mask
 from wsss_lib.data.samples import collate_masks
 from wsss_lib.data.superpixels import SuperpixelSettings, make_superpixels
-from wsss_lib.data.transforms import normalize, train_transform
+from wsss_lib.data.transforms import check_scales, normalize, train_transform
 from wsss_lib.errors import SettingsError, WsssError
 from wsss_lib.localize import load_cam, localize, seed
 from wsss_lib.metrics import average_precision, json_number
@@ -37,6 +37,7 @@ from wsss_lib.refine.walk import WalkSettings, walk_folder
 from wsss_lib.runs import Run, Stage
 from wsss_lib.score import frequent_classes, score_masks, score_seeds, score_sure
 from wsss_lib.segment import DeepLab, segment
+from wsss_lib.segment.predict import check_combine
 from wsss_lib.segment.single_stage import FOLDERS, SingleStageSettings, segment_single_stage
 from wsss_lib.settings import Section
 from wsss_lib.train import fit, load_weights, pick_device, seeded
@@ -77,13 +78,15 @@ def build_backbone(run: Run) -> backbones.Backbone:
     return backbone
 
 
-def find_weights(name: str) -> str:
+def find_weights(name: str, key: str = "backbone.weights") -> str:
     """Where a file of weights lies: as given, in ``$WSSS_WEIGHTS``, or in ``data/weights`` of the project.
 
     Parameters
     ----------
     name : str
         A file; "" and "imagenet" are given back as they are.
+    key : str
+        The setting that names it, for the message.
 
     Returns
     -------
@@ -101,7 +104,7 @@ def find_weights(name: str) -> str:
     >>> find_weights("none.pth")
     Traceback (most recent call last):
     wsss_lib.errors.WsssError: backbone.weights='none.pth': no such file here, in $WSSS_WEIGHTS or in data/weights/; \
-put it there, or take backbone.name=resnet50 with backbone.weights=imagenet
+put it there, or take a resnet50 with backbone.weights=imagenet
     """
     if name in ("", "imagenet"):
         return name
@@ -112,8 +115,8 @@ put it there, or take backbone.name=resnet50 with backbone.weights=imagenet
         if path.is_file():
             return str(path)
     raise WsssError(
-        f"backbone.weights={name!r}: no such file here, in $WSSS_WEIGHTS or in data/weights/;"
-        " put it there, or take backbone.name=resnet50 with backbone.weights=imagenet"
+        f"{key}={name!r}: no such file here, in $WSSS_WEIGHTS or in data/weights/;"
+        f" put it there, or take a resnet50 with {key}=imagenet"
     )
 
 
@@ -579,11 +582,17 @@ def train_segmentation(run: Run) -> Stage:
     Stage
         Complete; ``checkpoint.pt`` holds the weights, ``log.csv`` the loss of each step.
 
+    Raises
+    ------
+    SettingsError
+        For a wrong value in ``[segmentation]``: here, before anything is trained.
+
     Examples
     --------
     >>> train_segmentation(getfixture("smoke_run")).checkpoint.name
     'checkpoint.pt'
     """
+    _check_segmentation(run)
     pseudo = make_pseudo_masks(run)
 
     def compute(stage: Stage) -> dict:
@@ -637,15 +646,23 @@ def segment_val(run: Run) -> Stage:
     Stage
         Complete; ``masks/<id>.png`` for the val split, metrics as in `score_masks`.
 
+    Raises
+    ------
+    SettingsError
+        For a wrong value in ``[segment]``: here, before anything is trained.
+
     Examples
     --------
     >>> stage = segment_val(getfixture("smoke_run"))
     >>> stage.complete, len(list(stage.folder("masks").iterdir()))
     (True, 12)
     """
+    options = run.settings.segment
+    check_scales(options.scales)
+    check_combine(options.combine)
 
     def compute(stage: Stage) -> dict:
-        ids, options = run.ids("val"), run.settings.segment
+        ids = run.ids("val")
         segment(
             load_segmentation(run),
             run.folder,
@@ -653,6 +670,7 @@ def segment_val(run: Run) -> Stage:
             stage.folder("masks"),
             scales=options.scales,
             flip=options.flip,
+            combine=options.combine,
             crf=crf_settings(run.settings.dense_crf) if options.crf else None,
             device=pick_device(run.settings.machine.device),
             processes=run.settings.machine.processes,
@@ -714,7 +732,8 @@ def build_segmentation(run: Run) -> DeepLab:
     """An untrained DeepLab of the settings, its random weights from the run's seed.
 
     With ``segmentation.init = "classifier"`` the backbone starts from the trained classifier's, for want of ImageNet
-    weights; with ``"backbone"`` it starts as the classifier did.
+    weights; with ``"backbone"`` it starts as the classifier did, or, if ``segmentation.backbone`` names a network of
+    its own, from that network's weights.
 
     Parameters
     ----------
@@ -728,20 +747,18 @@ def build_segmentation(run: Run) -> DeepLab:
     Raises
     ------
     SettingsError
-        For another ``init``.
+        For a wrong value in ``[segmentation]``.
 
     Examples
     --------
     >>> build_segmentation(getfixture("smoke_run")).n_classes
     7
     """
-    options, backbone = run.settings.segmentation, build_backbone(run)
+    _check_segmentation(run)
+    backbone = _segmentation_backbone(run)
     if _starts_from(run, "segmentation") == "classifier":
         backbone.load_state_dict(load_classifier(run).backbone.state_dict())
-    return seeded(
-        run.seed,
-        lambda: DeepLab(backbone, run.folder.n_classes + 1, dilations=options.dilations),
-    )
+    return seeded(run.seed, lambda: _deeplab(run, backbone))
 
 
 def build_affinity(run: Run) -> nn.Module:
@@ -950,6 +967,38 @@ def _affinity_network(run: Run) -> str:
     if how not in AFFINITY_NETWORKS:
         raise SettingsError(f"refine.how={how!r} learns no affinities: choose {' or '.join(AFFINITY_NETWORKS)}")
     return how
+
+
+def _segmentation_backbone(run: Run) -> backbones.Backbone:
+    own = run.settings.segmentation
+    if not own.backbone:
+        return build_backbone(run)
+    weights = find_weights(own.weights, "segmentation.weights")
+    backbone = seeded(run.seed, lambda: backbones.build(own.backbone, weights, own.output_stride, own.dilated))
+    if weights:  # as in `build_backbone`
+        backbone.freeze(norm=own.frozen_norm)
+    return backbone
+
+
+def _deeplab(run: Run, backbone: backbones.Backbone) -> DeepLab:
+    options = run.settings.segmentation
+    return DeepLab(backbone, run.folder.n_classes + 1, options.dilations, options.scales, options.bias_factor)
+
+
+def _check_segmentation(run: Run) -> None:
+    """Refuse what would otherwise fail late, when the pseudo masks are there."""
+    own, classifier = run.settings.segmentation, run.settings.backbone
+    if _starts_from(run, "segmentation") == "classifier" and own.backbone not in ("", classifier.name):
+        raise SettingsError(
+            f"segmentation.init='classifier': that is {classifier.name}, segmentation.backbone {own.backbone};"
+            " set segmentation.init to backbone"
+        )
+    network = classifier.name, "", classifier.output_stride
+    if own.backbone:
+        find_weights(own.weights, "segmentation.weights")
+        network = own.backbone, "", own.output_stride, own.dilated
+    with torch.device("meta"):  # shapes without numbers: nothing is drawn
+        _deeplab(run, backbones.build(*network))
 
 
 def _sections(run: Run) -> tuple[str, ...]:
