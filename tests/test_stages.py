@@ -2,6 +2,7 @@
 
 import shutil
 
+import numpy as np
 import pytest
 import torch
 from torchvision import models
@@ -15,13 +16,17 @@ from wsss_lib.data.transforms import normalize
 from wsss_lib.errors import DataError, SettingsError, WsssError
 from wsss_lib.methods import cpn
 from wsss_lib.methods.base import Progress
-from wsss_lib.refine.mean_field import DenseCRFSettings
+from wsss_lib.refine.dense_crf import MaskSettings
+from wsss_lib.refine.maps import background_score, read_maps
+from wsss_lib.refine.mean_field import PRESETS, DenseCRFSettings
 from wsss_lib.refine.pamr import PAMRSettings
 from wsss_lib.runs import Run
 from wsss_lib.segment.deeplab import DeepLab, pixel_cross_entropy
 from wsss_lib.segment.single_stage import FOLDERS, predict_masks
 from wsss_lib.settings import load
 from wsss_lib.train import seeded
+
+CRFS = 'choose "own" .* "" .* preset: irn, psa, seam, .*, ws_fcn, deeplab_v2'
 
 
 def changed_run(run, overrides, method="cam"):
@@ -363,7 +368,7 @@ def test_a_changed_single_stage_section_keeps_the_trained_network_and_the_crf_co
     alpha = {"dense_crf.alpha": 7.0}
     assert stages.segment_directly(changed_run(smoke_run, alpha, "ws_fcn")).path == plain.path
     crf = [
-        stages.segment_directly(changed_run(smoke_run, {"single_stage.crf": True, **more}, "ws_fcn")).path
+        stages.segment_directly(changed_run(smoke_run, {"single_stage.crf": "own", **more}, "ws_fcn")).path
         for more in ({}, alpha)
     ]
     assert len({plain.path, *crf}) == 3
@@ -404,6 +409,10 @@ def test_another_method_gives_no_masks_itself_and_trains_nothing(smoke_run, tmp_
     [
         ("segment_directly", "ws_fcn", {"single_stage.class_cut": 2.0}, "class_cut=2.0"),
         ("segment_directly", "ws_fcn", {"single_stage.scales": []}, r"scales=\(\)"),
+        ("segment_directly", "ws_fcn", {"single_stage.crf": "voc"}, f"single_stage.crf='voc': {CRFS}"),
+        ("segment_val", "cam", {"segment.crf": "own "}, f"segment.crf='own ': {CRFS}"),
+        ("make_pseudo_masks", "cam", {"refine.crf": "PSA"}, f"refine.crf='PSA': {CRFS}"),
+        ("make_pseudo_masks", "cam", {"refine.how": "pamr", "refine.crf": "PSA"}, f"refine.crf='PSA': {CRFS}"),
         ("make_pseudo_masks", "cam", {"refine.how": "crf"}, "refine.how='crf': choose one of dense_crf, pamr"),
         ("make_pseudo_masks", "cam", {"refine.how": "pamr", "pamr.dilations": [0]}, r"dilations=\[0\]"),
         ("make_pseudo_masks", "cam", {"refine.how": "pamr", "pamr.iterations": -1}, "iterations=-1"),
@@ -422,13 +431,68 @@ def test_the_crfs_numbers_and_the_backgrounds_exponent_reach_the_masks():
     changed = {"dense_crf.iterations": 7, "dense_crf.bilateral_srgb": 5.0, "dense_crf.alpha": 9.0}
     own = {"theta": 0.4, "alpha": 3.0, "class_cut": 0.2, "scales": [1.0, 0.7], "flip": False}
     changed |= {f"single_stage.{name}": value for name, value in own.items()}
-    plain = stages.single_stage_settings(load("smoke", {**changed, "single_stage.crf": False}))
-    refined = stages.single_stage_settings(load("smoke", {**changed, "single_stage.crf": True}))
+    plain = stages.single_stage_settings(load("smoke", {**changed, "single_stage.crf": ""}))
+    refined = stages.single_stage_settings(load("smoke", {**changed, "single_stage.crf": "own"}))
     for made in (plain, refined):
         assert (made.scales, made.flip, made.class_cut) == ((1.0, 0.7), False, 0.2)
     assert (plain.mask.background, plain.mask.threshold, plain.mask.crf) == ("constant", 0.4, None)
     assert (refined.mask.background, refined.mask.alpha) == ("power", 3.0)
     assert refined.mask.crf == DenseCRFSettings(7, 3.0, 3.0, 20.0, 5.0, 10.0)
+
+
+# Dense CRFs by name
+
+
+@pytest.mark.parametrize("section", ["refine", "single_stage", "segment"])
+def test_a_section_names_a_preset_the_profiles_own_crf_or_none(section):
+    for name, preset in PRESETS.items():
+        assert stages.crf_settings(load("smoke", {f"{section}.crf": name}), section) == preset
+    own = load("smoke", {f"{section}.crf": "own", "dense_crf.bilateral_sxy": 11.0})
+    assert stages.crf_settings(own, section) == DenseCRFSettings(3, 3.0, 3.0, 11.0, 13.0, 10.0)
+    assert stages.crf_settings(load("smoke", {f"{section}.crf": ""}), section) is None
+
+
+def test_a_named_crf_reaches_the_masks_and_the_background_stays_the_sections():
+    for name, preset in PRESETS.items():
+        pseudo = stages.mask_settings(load("smoke", {"refine.crf": name, "dense_crf.alpha": 9.0}))
+        assert pseudo == MaskSettings("power", 9.0, 0.25, preset, hard=name == "irn")
+        direct = stages.single_stage_settings(load("smoke", {"single_stage.crf": name})).mask
+        assert direct == MaskSettings("power", 5.0, crf=preset)
+    assert not stages.mask_settings(load("smoke", {"refine.crf": "irn", "refine.how": "pamr"})).hard
+
+
+def test_the_profile_paper_has_the_crfs_of_the_papers():
+    paper = load("paper")
+    assert stages.crf_settings(paper, "refine") == PRESETS["psa"]
+    assert stages.crf_settings(paper, "segment") is PRESETS["deeplab_v2"]
+    assert stages.single_stage_settings(paper).mask == MaskSettings("power", 5.0, crf=PRESETS["ws_fcn"])
+
+
+def test_masks_of_another_crf_lie_beside_those_of_the_profiles_own_and_none_is_the_argmax(smoke_run):
+    made = {name: changed_run(smoke_run, {"refine.crf": name}) for name in ("own", "irn", "")}
+    made = {name: stages.make_pseudo_masks(run) for name, run in made.items()}
+    assert made["own"].path == stages.make_pseudo_masks(smoke_run).path
+    assert len({stage.path for stage in made.values()}) == 3
+    cams, image_id = stages.make_cams(smoke_run), smoke_run.ids("seed")[0]
+    classes, maps, _ = read_maps(cams.path / "cams" / f"{image_id}.npz")
+    raw = np.stack([background_score(maps, smoke_run.settings.dense_crf.alpha), *maps])
+    want = np.array([0, *(classes + 1)])[raw.argmax(0)]
+    assert (read_mask(made[""].path / "masks" / f"{image_id}.png") == want).all()
+    assert outputs(made["own"]) != outputs(made["irn"]) != outputs(made[""])
+
+
+def test_the_segmentation_is_tested_with_the_crf_that_is_named(smoke_run, monkeypatch):
+    asked = []
+
+    def record(*_, crf, **__):
+        asked.append(crf)
+        raise WsssError("enough is seen")
+
+    monkeypatch.setattr(stages, "segment", record)
+    for name in ("", "own", "deeplab_v2"):
+        with pytest.raises(WsssError, match="enough"):
+            stages.segment_val(changed_run(smoke_run, {"segment.crf": name, "segment.scales": [0.75]}))
+    assert asked == [None, DenseCRFSettings(3, 3.0, 3.0, 20.0, 13.0, 10.0), PRESETS["deeplab_v2"]]
 
 
 def test_a_single_stage_method_starts_from_the_trained_cams_backbone_or_as_cam_did(smoke_run, monkeypatch):

@@ -31,7 +31,7 @@ from wsss_lib.metrics import average_precision, json_number
 from wsss_lib.project import data_root
 from wsss_lib.refine import affinity_net, irnet
 from wsss_lib.refine.dense_crf import MaskSettings, pseudo_masks
-from wsss_lib.refine.mean_field import DenseCRFSettings
+from wsss_lib.refine.mean_field import HARD, PRESETS, DenseCRFSettings
 from wsss_lib.refine.pamr import PAMRSettings
 from wsss_lib.refine.walk import WalkSettings, walk_folder
 from wsss_lib.runs import Run, Stage
@@ -408,7 +408,7 @@ def make_pseudo_masks(run: Run) -> Stage:
     Raises
     ------
     SettingsError
-        For another ``refine.how``, or a wrong number in ``[pamr]``: here, before anything is trained.
+        For another ``refine.how`` or ``refine.crf``, or a wrong number in ``[pamr]``: here, before anything is trained.
 
     Examples
     --------
@@ -428,8 +428,12 @@ def make_pseudo_masks(run: Run) -> Stage:
         )
         return {"images": len(ids), "mask": _score_masks(run, "seed", stage.folder("masks"))}
 
-    # PAMR's background score is that of [dense_crf]; with [refine] in its name it lies beside the CRF's masks.
-    sections = ("dense_crf",) if settings.pamr is None else ("dense_crf", "refine", "pamr")
+    # The background's score is always that of [dense_crf]; [refine] counts where another CRF, none, or PAMR follows.
+    sections = ("dense_crf",)
+    if settings.pamr is not None:
+        sections += ("refine", "pamr")
+    elif run.settings.refine.crf != "own":
+        sections += ("refine",)
     return run.stage("pseudo_masks", sections, after=cams).ensure(compute)
 
 
@@ -661,6 +665,8 @@ def segment_val(run: Run) -> Stage:
     check_scales(options.scales)
     check_combine(options.combine)
 
+    crf = crf_settings(run.settings, "segment")
+
     def compute(stage: Stage) -> dict:
         ids = run.ids("val")
         segment(
@@ -724,7 +730,7 @@ def segment_directly(run: Run) -> Stage:
         scores = {name.replace("masks", "mask"): _score_masks(run, "val", stage.path / name) for name in FOLDERS}
         return {"images": len(ids), **scores}
 
-    crf = ("dense_crf",) if run.settings.single_stage.crf else ()
+    crf = ("dense_crf",) if run.settings.single_stage.crf == "own" else ()
     return run.stage("direct_masks", ("single_stage", *crf), after=train_classifier(run)).ensure(compute)
 
 
@@ -813,26 +819,42 @@ def scored_classes(run: Run) -> list[int]:
     return frequent_classes(run.folder, run.ids("train"), run.settings.data.score_min_images)
 
 
-def crf_settings(section) -> DenseCRFSettings:
-    """The dense CRF's numbers out of the settings' section ``dense_crf``.
+def crf_settings(settings, section: str) -> DenseCRFSettings | None:
+    """The dense CRF that a section names: a preset's, the profile's own, or none.
 
     Parameters
     ----------
-    section : Section
-        ``settings.dense_crf``.
+    settings : Settings
+        Of a profile.
+    section : str
+        ``refine``, ``single_stage`` or ``segment``. Its ``crf`` is a name of `PRESETS`, ``"own"`` for the numbers of
+        ``[dense_crf]``, or ``""``.
 
     Returns
     -------
-    DenseCRFSettings
+    DenseCRFSettings or None
+        None for ``""``.
+
+    Raises
+    ------
+    SettingsError
+        For another name.
 
     Examples
     --------
     >>> from wsss_lib.settings import load
-    >>> crf_settings(load("paper").dense_crf).bilateral_sxy
-    80.0
+    >>> crf_settings(load("paper"), "refine").bilateral_sxy, crf_settings(load("paper"), "segment").bilateral_sxy
+    (80.0, 67)
     """
-    names = DenseCRFSettings.__dataclass_fields__
-    return DenseCRFSettings(**{name: section[name] for name in names})
+    name = settings[section].crf
+    if name == "own":
+        return DenseCRFSettings(**{key: settings.dense_crf[key] for key in DenseCRFSettings.__dataclass_fields__})
+    if name and name not in PRESETS:
+        raise SettingsError(
+            f'{section}.crf={name!r}: choose "own" (the numbers of [dense_crf]), "" (none) or a preset:'
+            f" {', '.join(PRESETS)}"
+        )
+    return PRESETS.get(name)
 
 
 def mask_settings(settings) -> MaskSettings:
@@ -850,7 +872,7 @@ def mask_settings(settings) -> MaskSettings:
     Raises
     ------
     SettingsError
-        For another ``refine.how``.
+        For another ``refine.how`` or ``refine.crf``.
 
     Examples
     --------
@@ -868,7 +890,8 @@ def mask_settings(settings) -> MaskSettings:
         background=section.background,
         alpha=section.alpha,
         threshold=section.theta,
-        crf=crf_settings(section),
+        crf=crf_settings(settings, "refine"),
+        hard=averaging is None and settings.refine.crf in HARD,
         la_ha=tuple(section.la_ha),
         pamr=averaging,
     )
@@ -931,16 +954,21 @@ def single_stage_settings(settings) -> SingleStageSettings:
     -------
     SingleStageSettings
 
+    Raises
+    ------
+    SettingsError
+        For another ``single_stage.crf``, or a number out of its range.
+
     Examples
     --------
     >>> from wsss_lib.settings import load
     >>> single_stage_settings(load("paper")).mask.background, single_stage_settings(load("demo")).mask.background
     ('power', 'constant')
     """
-    own = settings.single_stage
+    own, crf = settings.single_stage, crf_settings(settings, "single_stage")
     plain = MaskSettings("constant", threshold=own.theta, crf=None)
-    refined = MaskSettings("power", alpha=own.alpha, crf=crf_settings(settings.dense_crf))
-    return SingleStageSettings(tuple(own.scales), own.flip, own.class_cut, refined if own.crf else plain)
+    refined = MaskSettings("power", alpha=own.alpha, crf=crf)
+    return SingleStageSettings(tuple(own.scales), own.flip, own.class_cut, refined if crf else plain)
 
 
 def _trained(run: Run, build: Callable[[Run], nn.Module], train: Callable[[Run], Stage]) -> nn.Module:

@@ -119,7 +119,7 @@ print(f"easy: {', '.join(folder.class_names(easy))}, colour distance {contrast(e
 
 
 # %%
-crf = stages.crf_settings(settings.dense_crf)
+crf = stages.crf_settings(settings, "refine") or PRESETS["psa"]
 picture, truth = viz.as_array(folder.image(easy)), folder.mask(easy)
 on_object = (truth > 0) & (truth < 255)
 beside = F.max_pool2d(on_object[None].float(), 9, stride=1, padding=4)[0] == 0  # not on the outline itself
@@ -182,7 +182,7 @@ viz.show(
 # Six numbers, then: the iterations (below), $\theta_\gamma$ and $w_1$ of the smoothness kernel (`gaussian`), and $\theta_\alpha$,
 # $\theta_\beta$ and $w_2$ of the appearance kernel (`bilateral`). Published pipelines disagree about them. The widths in place are in
 # pixels, so what suits images of 500 pixels is too wide for 64. The last line is this profile's choice. It stands in the
-# settings and is the same for all images.
+# settings and is the same for all images; each of the names can take its place, as in `refine.crf = "irn"`.
 
 # %%
 rows = {name: asdict(preset) for name, preset in {**PRESETS, "this profile": crf}.items()}
