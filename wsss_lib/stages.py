@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -36,13 +37,13 @@ from wsss_lib.refine.pamr import PAMRSettings
 from wsss_lib.refine.walk import WalkSettings, walk_folder
 from wsss_lib.runs import Run, Stage
 from wsss_lib.score import frequent_classes, score_masks, score_seeds, score_sure
-from wsss_lib.segment import DeepLab, segment
+from wsss_lib.segment import DeepLab, pack, segment
 from wsss_lib.segment.predict import check_combine
 from wsss_lib.segment.single_stage import FOLDERS, SingleStageSettings, segment_single_stage
 from wsss_lib.settings import Section
 from wsss_lib.train import fit, load_weights, pick_device, seeded
 
-# What makes masks of CAMs: nothing, dense CRF, PAMR, or a walk along the affinities of a network that is trained for it.
+# What makes masks of CAMs: a threshold, dense CRF, PAMR, or a walk along affinities that a network has learnt.
 AFFINITY_NETWORKS = {"affinity_net": affinity_net, "irnet": irnet}
 REFINEMENTS = ("none", "dense_crf", "pamr", *AFFINITY_NETWORKS)
 CACHE_PIXELS = 400e6  # keep decoded images in memory up to so many pixels, about 1.2 GB
@@ -393,7 +394,7 @@ def make_cams(run: Run) -> Stage:
 
 
 def make_pseudo_masks(run: Run) -> Stage:
-    """Stage ``pseudo_masks``: the CAMs become masks by a dense CRF, over a pool of processes, or by PAMR.
+    """Stage ``pseudo_masks``: the CAMs become masks by what ``refine.how`` says.
 
     Parameters
     ----------
@@ -408,7 +409,7 @@ def make_pseudo_masks(run: Run) -> Stage:
     Raises
     ------
     SettingsError
-        For another ``refine.how`` or ``refine.crf``, or a wrong number in ``[pamr]``: here, before anything is trained.
+        For another ``refine.how`` or dense CRF, or a wrong number in ``[pamr]``: here, before anything is trained.
 
     Examples
     --------
@@ -416,25 +417,23 @@ def make_pseudo_masks(run: Run) -> Stage:
     >>> len(list(stage.folder("masks").iterdir()))
     36
     """
-    settings, cams = mask_settings(run.settings), make_cams(run)  # in this order
+    settings, how = mask_settings(run.settings), run.settings.refine.how
+    maps = walk_cams(run) if how in AFFINITY_NETWORKS else make_cams(run)
 
     def compute(stage: Stage) -> dict:
-        ids = tuple(dict.fromkeys((*run.ids("train"), *run.ids("seed"))))
-        pseudo_masks(
-            [(i, run.folder.image_path(i), cams.path / "cams" / f"{i}.npz") for i in ids],
-            stage.folder("masks"),
-            settings,
-            processes=run.settings.machine.processes if settings.pamr is None else 1,
-        )
+        ids, processes = _train_and_seed_ids(run), run.settings.machine.processes if settings.crf else 1
+        jobs = [(i, run.folder.image_path(i), maps.path / "cams" / f"{i}.npz") for i in ids]
+        pseudo_masks(jobs, stage.folder("masks"), settings, processes)
         return {"images": len(ids), "mask": _score_masks(run, "seed", stage.folder("masks"))}
 
-    # The background's score is always that of [dense_crf]; [refine] counts where another CRF, none, or PAMR follows.
-    sections = ("dense_crf",)
-    if settings.pamr is not None:
-        sections += ("refine", "pamr")
-    elif run.settings.refine.crf != "own":
-        sections += ("refine",)
-    return run.stage("pseudo_masks", sections, after=cams).ensure(compute)
+    # What masks depend on beside their maps. The CRF's own numbers stand alone, as before there were other refinements.
+    if how in AFFINITY_NETWORKS:
+        sections = _with_crf(run, f"{how}_walk")
+    elif how == "dense_crf" and run.settings.refine.crf == "own":
+        sections = ("dense_crf",)
+    else:
+        sections = {"none": ("refine",), "dense_crf": ("dense_crf", "refine")}.get(how, ("dense_crf", "refine", "pamr"))
+    return run.stage("pseudo_masks", sections, after=maps).ensure(compute)
 
 
 def make_affinity_labels(run: Run) -> Stage:
@@ -458,6 +457,7 @@ def make_affinity_labels(run: Run) -> Stage:
 
     Examples
     --------
+    >>> from wsss_lib.settings import load
     >>> run = getfixture("smoke_run")
     >>> stage = make_affinity_labels(Run(load("smoke", {"refine.how": "irnet"}), run.folder, root=run.root))
     >>> 0 < stage.metrics["sure"] < 1
@@ -472,7 +472,7 @@ def make_affinity_labels(run: Run) -> Stage:
         pseudo_masks(jobs, stage.folder("masks"), settings, processes=run.settings.machine.processes)
         return {"images": len(ids), **score_sure(run.folder, ids, stage.folder("masks"))}
 
-    return run.stage("affinity_labels", ("refine", f"{how}_labels"), after=cams).ensure(compute)
+    return run.stage("affinity_labels", ("refine", *_with_crf(run, f"{how}_labels")), after=cams).ensure(compute)
 
 
 def train_affinity(run: Run) -> Stage:
@@ -495,6 +495,7 @@ def train_affinity(run: Run) -> Stage:
 
     Examples
     --------
+    >>> from wsss_lib.settings import load
     >>> run = getfixture("smoke_run")
     >>> train_affinity(Run(load("smoke", {"refine.how": "irnet"}), run.folder, root=run.root)).checkpoint.name
     'checkpoint.pt'
@@ -527,6 +528,7 @@ def load_affinity(run: Run) -> nn.Module:
 
     Examples
     --------
+    >>> from wsss_lib.settings import load
     >>> run = getfixture("smoke_run")
     >>> load_affinity(Run(load("smoke", {"refine.how": "irnet"}), run.folder, root=run.root)).training
     False
@@ -555,6 +557,7 @@ def walk_cams(run: Run) -> Stage:
 
     Examples
     --------
+    >>> from wsss_lib.settings import load
     >>> run = getfixture("smoke_run")
     >>> stage = walk_cams(Run(load("smoke", {"refine.how": "irnet"}), run.folder, root=run.root))
     >>> len(list(stage.folder("cams").iterdir())), stage.metrics["seed"]["fixed"]["threshold"]
@@ -661,29 +664,51 @@ def segment_val(run: Run) -> Stage:
     >>> stage.complete, len(list(stage.folder("masks").iterdir()))
     (True, 12)
     """
-    options = run.settings.segment
-    check_scales(options.scales)
-    check_combine(options.combine)
-
-    crf = crf_settings(run.settings, "segment")
+    crf = _check_segment(run)
 
     def compute(stage: Stage) -> dict:
         ids = run.ids("val")
-        segment(
-            load_segmentation(run),
-            run.folder,
-            ids,
-            stage.folder("masks"),
-            scales=options.scales,
-            flip=options.flip,
-            combine=options.combine,
-            crf=crf_settings(run.settings.dense_crf) if options.crf else None,
-            device=pick_device(run.settings.machine.device),
-            processes=run.settings.machine.processes,
-        )
+        _segment(run, ids, stage, crf)
         return {"images": len(ids), "mask": _score_masks(run, "val", stage.folder("masks"))}
 
-    return run.stage("val_masks", ("segment",), after=train_segmentation(run)).ensure(compute)
+    return run.stage("val_masks", _with_crf(run, "segment"), after=train_segmentation(run)).ensure(compute)
+
+
+def segment_test(run: Run) -> Stage:
+    """Stage ``test_masks``: segment the images of ``test.txt``, and pack them as the VOC test server wants them.
+
+    Parameters
+    ----------
+    run : Run
+        What to segment with what.
+
+    Returns
+    -------
+    Stage
+        Complete; ``masks/<id>.png`` and ``comp6_test_cls.tgz``. There is nothing to score with.
+
+    Raises
+    ------
+    SettingsError
+        For a wrong value in ``[segment]``: here, before anything is trained.
+    DataError
+        Where there is no split ``test``.
+
+    Examples
+    --------
+    See ``tests/test_stages.py``, where toy scenes have a test split.
+
+    >>> segment_test.__name__
+    'segment_test'
+    """
+    crf, ids = _check_segment(run), run.folder.split("test")
+
+    def compute(stage: Stage) -> dict:
+        _segment(run, ids, stage, crf)
+        pack(stage.folder("masks"), ids, stage.path / "comp6_test_cls.tgz", size=run.folder.size)
+        return {"images": len(ids)}
+
+    return run.stage("test_masks", _with_crf(run, "segment"), after=train_segmentation(run)).ensure(compute)
 
 
 def segment_directly(run: Run) -> Stage:
@@ -730,8 +755,7 @@ def segment_directly(run: Run) -> Stage:
         scores = {name.replace("masks", "mask"): _score_masks(run, "val", stage.path / name) for name in FOLDERS}
         return {"images": len(ids), **scores}
 
-    crf = ("dense_crf",) if run.settings.single_stage.crf == "own" else ()
-    return run.stage("direct_masks", ("single_stage", *crf), after=train_classifier(run)).ensure(compute)
+    return run.stage("direct_masks", _with_crf(run, "single_stage"), after=train_classifier(run)).ensure(compute)
 
 
 def build_segmentation(run: Run) -> DeepLab:
@@ -788,6 +812,7 @@ def build_affinity(run: Run) -> nn.Module:
 
     Examples
     --------
+    >>> from wsss_lib.settings import load
     >>> run = getfixture("smoke_run")
     >>> type(build_affinity(Run(load("smoke", {"refine.how": "irnet"}), run.folder, root=run.root))).__name__
     'IRNet'
@@ -827,8 +852,8 @@ def crf_settings(settings, section: str) -> DenseCRFSettings | None:
     settings : Settings
         Of a profile.
     section : str
-        ``refine``, ``single_stage`` or ``segment``. Its ``crf`` is a name of `PRESETS`, ``"own"`` for the numbers of
-        ``[dense_crf]``, or ``""``.
+        ``refine``, ``single_stage``, ``segment``, or labels or walk of an affinity network. Its ``crf`` is a name of
+        `PRESETS`, ``"own"`` for the numbers of ``[dense_crf]``, or ``""``.
 
     Returns
     -------
@@ -858,7 +883,7 @@ def crf_settings(settings, section: str) -> DenseCRFSettings | None:
 
 
 def mask_settings(settings) -> MaskSettings:
-    """How pseudo masks are made, out of the sections ``refine``, ``dense_crf`` and ``pamr``.
+    """How pseudo masks are made of maps, out of the section ``refine`` and those that it names.
 
     Parameters
     ----------
@@ -872,28 +897,30 @@ def mask_settings(settings) -> MaskSettings:
     Raises
     ------
     SettingsError
-        For another ``refine.how`` or ``refine.crf``.
+        For another ``refine.how``, or another dense CRF.
 
     Examples
     --------
     >>> from wsss_lib.settings import load
     >>> mask_settings(load("paper")).background, mask_settings(load("paper", {"refine.how": "pamr"})).pamr.iterations
     ('power', 10)
+    >>> mask_settings(load("paper", {"refine.how": "irnet"}))
+    MaskSettings(background='constant', alpha=16.0, threshold=0.25, crf=None, hard=False, la_ha=(), pamr=None)
     """
-    if settings.refine.how not in REFINEMENTS:
-        raise SettingsError(f"refine.how={settings.refine.how!r}: choose one of {', '.join(REFINEMENTS)}")
-    section, averaging = settings.dense_crf, None
-    if settings.refine.how == "pamr":
-        device = str(pick_device(settings.machine.device))
-        averaging = PAMRSettings(settings.pamr.iterations, tuple(settings.pamr.dilations), device)
-    return MaskSettings(
-        background=section.background,
-        alpha=section.alpha,
-        threshold=section.theta,
-        crf=crf_settings(settings, "refine"),
-        hard=averaging is None and settings.refine.crf in HARD,
-        la_ha=tuple(section.la_ha),
-        pamr=averaging,
+    how, section = settings.refine.how, settings.dense_crf
+    if how not in REFINEMENTS:
+        raise SettingsError(f"refine.how={how!r}: choose one of {', '.join(REFINEMENTS)}")
+    if how == "none":
+        return MaskSettings("constant", threshold=settings.localize.threshold, crf=None)
+    if how in AFFINITY_NETWORKS:
+        walk = f"{how}_walk"
+        return MaskSettings("constant", threshold=settings[walk].theta, crf=crf_settings(settings, walk))
+    scored = MaskSettings(section.background, section.alpha, section.theta, la_ha=tuple(section.la_ha))
+    if how == "dense_crf":
+        return replace(scored, crf=crf_settings(settings, "refine"), hard=settings.refine.crf in HARD)
+    device = str(pick_device(settings.machine.device))
+    return replace(
+        scored, crf=None, pamr=PAMRSettings(settings.pamr.iterations, tuple(settings.pamr.dilations), device)
     )
 
 
@@ -969,6 +996,34 @@ def single_stage_settings(settings) -> SingleStageSettings:
     plain = MaskSettings("constant", threshold=own.theta, crf=None)
     refined = MaskSettings("power", alpha=own.alpha, crf=crf)
     return SingleStageSettings(tuple(own.scales), own.flip, own.class_cut, refined if crf else plain)
+
+
+def _check_segment(run: Run) -> DenseCRFSettings | None:
+    """Refuse what would otherwise fail late, and give the dense CRF of the test masks."""
+    check_scales(run.settings.segment.scales)
+    check_combine(run.settings.segment.combine)
+    return crf_settings(run.settings, "segment")
+
+
+def _segment(run: Run, ids, stage: Stage, crf: DenseCRFSettings | None) -> None:
+    options = run.settings.segment
+    segment(
+        load_segmentation(run),
+        run.folder,
+        ids,
+        stage.folder("masks"),
+        scales=options.scales,
+        flip=options.flip,
+        combine=options.combine,
+        crf=crf,
+        device=pick_device(run.settings.machine.device),
+        processes=run.settings.machine.processes,
+    )
+
+
+def _with_crf(run: Run, section: str) -> tuple[str, ...]:
+    """A section, and that of the dense CRF's numbers where it takes them."""
+    return (section, "dense_crf") if run.settings[section].crf == "own" else (section,)
 
 
 def _trained(run: Run, build: Callable[[Run], nn.Module], train: Callable[[Run], Stage]) -> nn.Module:

@@ -12,7 +12,7 @@ for classes: displacements, which tell one object of a class from another, are l
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -138,9 +138,9 @@ class IRNet(nn.Module):
 
     References
     ----------
-    Ahn et al. 2019; channels and structure of both branches are the released code's, generalised to other backbones. Its
-    walk pads the boundary with 1 beyond the image's edge, which has the same affinities: 0 to there, and a path between
-    two cells of the grid never leaves it.
+    Ahn et al. 2019; channels and structure of both branches are the released code's, generalised to other backbones.
+    Its walk pads the boundary with 1 beyond the image's edge, which has the same affinities: 0 to there, and a path
+    between two cells of the grid never leaves it.
 
     Examples
     --------
@@ -224,7 +224,7 @@ class IRNet(nn.Module):
         return Losses.weighted(terms, weights)
 
     def parameter_groups(self, displacement_factor: float = 10.0) -> list[dict]:
-        """Parameters that learn: the boundary's at the base rate, the displacement's at `displacement_factor` times it."""
+        """Parameters that learn: the boundary's at the base rate, displacement's at `displacement_factor` times it."""
         branches = (
             ("boundary", self.boundary_branch, 1.0),
             ("displacement", self.displacement_branch, displacement_factor),
@@ -248,6 +248,31 @@ class IRNet(nn.Module):
     def _check_displacement(self) -> None:
         if not self.displacement_branch:
             raise WsssError("displacement=False: this network has learnt none; build it with displacement=True")
+
+
+def build(backbone: Backbone, settings: Mapping) -> IRNet:
+    """Make an IRNet out of its section of the settings.
+
+    Parameters
+    ----------
+    backbone : Backbone
+        Gives the features; is frozen.
+    settings : mapping
+        ``stride, radius, walk_radius, displacement``.
+
+    Returns
+    -------
+    IRNet
+
+    Examples
+    --------
+    >>> from wsss_lib import backbones
+    >>> own = {"stride": 4, "radius": 3.0, "walk_radius": 2.0, "displacement": False}
+    >>> build(backbones.build("tiny"), own).radius
+    3.0
+    """
+    own = (settings[name] for name in ("stride", "radius", "walk_radius", "displacement"))
+    return IRNet(backbone, *own)
 
 
 def _reduction(n_in: int, n_out: int) -> nn.Sequential:

@@ -118,7 +118,7 @@ def walk_maps(maps: Tensor, pairs, settings: WalkSettings, keep: Tensor | None =
 
     Examples
     --------
-    >>> alike = [((0, 1), torch.ones(1, 1))]
+    >>> alike = [((0, 1), torch.ones(1, 1, 1))]
     >>> walk_maps(torch.tensor([[[1.0, 0.0]]]), alike, WalkSettings())
     tensor([[[1.0000, 1.0000]]])
     >>> walk_maps(torch.tensor([[[1.0, 0.0]]]), alike, WalkSettings(background="power"))
