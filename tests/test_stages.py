@@ -413,7 +413,7 @@ def test_another_method_gives_no_masks_itself_and_trains_nothing(smoke_run, tmp_
         ("segment_val", "cam", {"segment.crf": "own "}, f"segment.crf='own ': {CRFS}"),
         ("make_pseudo_masks", "cam", {"refine.crf": "PSA"}, f"refine.crf='PSA': {CRFS}"),
         ("make_pseudo_masks", "cam", {"refine.how": "pamr", "refine.crf": "PSA"}, f"refine.crf='PSA': {CRFS}"),
-        ("make_pseudo_masks", "cam", {"refine.how": "crf"}, "refine.how='crf': choose one of dense_crf, pamr"),
+        ("make_pseudo_masks", "cam", {"refine.how": "crf"}, "refine.how='crf': choose one of none, dense_crf, pamr, affinity_net, irnet"),
         ("make_pseudo_masks", "cam", {"refine.how": "pamr", "pamr.dilations": [0]}, r"dilations=\[0\]"),
         ("make_pseudo_masks", "cam", {"refine.how": "pamr", "pamr.iterations": -1}, "iterations=-1"),
     ],
@@ -564,13 +564,20 @@ def test_pamrs_numbers_and_the_crfs_background_reach_the_masks(smoke_run):
     assert (constant.background, constant.threshold) == ("constant", 0.4)
 
 
-def test_pamr_works_in_this_process_where_torch_is(smoke_run, tmp_path, monkeypatch):
+def test_only_a_dense_crf_is_spread_over_processes_where_no_torch_is(smoke_run, tmp_path, monkeypatch):
     asked = []
     monkeypatch.setattr(stages, "pseudo_masks", lambda *a, processes: asked.append(processes))
     monkeypatch.setattr(stages, "_score_masks", lambda *a: None)
+    monkeypatch.setattr(stages, "walk_cams", lambda _: stages.Stage("walked_cams", tmp_path / "walked", {}))
     for how in stages.REFINEMENTS:
         settings = load("smoke", {"refine.how": how, "machine.processes": 3})
         run = Run(settings, smoke_run.folder, root=tmp_path)
         monkeypatch.setattr(stages, "make_cams", lambda _: stages.Stage("cams", tmp_path / "cams", {}))
         stages.make_pseudo_masks(run)
-    assert asked == [3, 1]
+    assert dict(zip(stages.REFINEMENTS, asked, strict=True)) == {
+        "none": 1,
+        "dense_crf": 3,
+        "pamr": 1,
+        "affinity_net": 1,
+        "irnet": 1,
+    }

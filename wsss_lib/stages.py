@@ -423,7 +423,7 @@ def make_pseudo_masks(run: Run) -> Stage:
     def compute(stage: Stage) -> dict:
         ids, processes = _train_and_seed_ids(run), run.settings.machine.processes if settings.crf else 1
         jobs = [(i, run.folder.image_path(i), maps.path / "cams" / f"{i}.npz") for i in ids]
-        pseudo_masks(jobs, stage.folder("masks"), settings, processes)
+        pseudo_masks(jobs, stage.folder("masks"), settings, processes=processes)
         return {"images": len(ids), "mask": _score_masks(run, "seed", stage.folder("masks"))}
 
     # What masks depend on beside their maps. The CRF's own numbers stand alone, as before there were other refinements.
@@ -910,6 +910,7 @@ def mask_settings(settings) -> MaskSettings:
     how, section = settings.refine.how, settings.dense_crf
     if how not in REFINEMENTS:
         raise SettingsError(f"refine.how={how!r}: choose one of {', '.join(REFINEMENTS)}")
+    crf = crf_settings(settings, "refine")  # refuses another name, whether it is asked for or not
     if how == "none":
         return MaskSettings("constant", threshold=settings.localize.threshold, crf=None)
     if how in AFFINITY_NETWORKS:
@@ -917,7 +918,7 @@ def mask_settings(settings) -> MaskSettings:
         return MaskSettings("constant", threshold=settings[walk].theta, crf=crf_settings(settings, walk))
     scored = MaskSettings(section.background, section.alpha, section.theta, la_ha=tuple(section.la_ha))
     if how == "dense_crf":
-        return replace(scored, crf=crf_settings(settings, "refine"), hard=settings.refine.crf in HARD)
+        return replace(scored, crf=crf, hard=settings.refine.crf in HARD)
     device = str(pick_device(settings.machine.device))
     return replace(
         scored, crf=None, pamr=PAMRSettings(settings.pamr.iterations, tuple(settings.pamr.dilations), device)
