@@ -65,6 +65,16 @@ def peak_mb(events: Iterable[dict]) -> float:
     return float(np.cumsum([event["args"]["Bytes"] for event in memory]).max() / 1e6)
 
 
+def peak(run: Callable[[], object], device: str) -> float:
+    """Peak memory of `run` in MB beyond what was there, on the CPU or a GPU."""
+    if device == "cpu":
+        return peak_mb(trace(run))
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    run()
+    return (torch.cuda.max_memory_allocated() - before) / 1e6
+
+
 def spread(seconds: Iterable[float]) -> tuple[float, float, float]:
     """The median of several rounds, the fastest and the slowest."""
     seconds = list(seconds)

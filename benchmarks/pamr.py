@@ -16,7 +16,7 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from _measure import machine, options_of, parse, peak_mb, spread, table, take_turns, trace, verdict
+from _measure import machine, options_of, parse, peak, spread, table, take_turns, verdict
 from torch import Tensor
 
 from wsss_lib.nn.pamr import DILATIONS, pamr
@@ -48,16 +48,6 @@ def plain_pamr(image: Tensor, masks: Tensor, iterations: int) -> Tensor:
     for _ in range(iterations):
         masks = (weights * gather(masks)).sum(2)
     return masks
-
-
-def peak(run: Callable[[], object], device: str) -> float:
-    """Peak memory of `run` in MB (1e6 bytes) beyond what was there."""
-    if device == "cpu":
-        return peak_mb(trace(run))
-    torch.cuda.reset_peak_memory_stats()
-    before = torch.cuda.memory_allocated()
-    run()
-    return (torch.cuda.max_memory_allocated() - before) / 1e6
 
 
 @torch.inference_mode()

@@ -1,4 +1,4 @@
-"""The tables of CDA, CSD, CPN, DEFT and WS-FCN: what each ingredient brings, at equal steps or cost, three seeds a row.
+"""The tables of the methods and of refinements: what each ingredient brings, at equal steps or cost, three seeds a row.
 
 One command a table; interrupted, it continues where it stopped.
 
@@ -11,6 +11,7 @@ import itertools
 
 import pandas as pd
 from deft import activations, scores_by_context
+from refinements import refined
 from ws_fcn import both_ways, shorter_way, single_stage, single_stage_and_seeds
 
 from data_prep.ready import ready
@@ -46,6 +47,15 @@ REACHES = {
     "published": {"ws_fcn.dilations": list(DILATIONS)},
 }
 SSSS = {"ws_fcn.context": "aspp", "ws_fcn.fusion": "gci"}
+
+# What makes masks of one and the same CAMs.
+REFINEMENTS = {
+    "seed": ("cam", {"refine.how": "none"}),
+    "dense CRF": ("cam", {}),
+    "PAMR": ("cam", {"refine.how": "pamr"}),
+    "AffinityNet": ("cam", {"refine.how": "affinity_net"}),
+    "IRNet": ("cam", {"refine.how": "irnet"}),
+}
 
 # table: {row: (method, what departs from the profile)}
 TABLES = {
@@ -230,6 +240,8 @@ TABLES = {
         "WS-FCN": WS_FCN,
     },
     "ws_fcn_photographs": {"CAM": ("cam", {}), "SSSS": ("ws_fcn", SSSS), "WS-FCN": WS_FCN},
+    "refinements": REFINEMENTS,
+    "refinements_photographs": REFINEMENTS,
     "cpn_photographs": {
         "CAM": ("cam", {}),
         "CAM, twice the steps": ("cam", {"cam.epochs": 2 * load("laptop").cam.epochs}),
@@ -239,7 +251,7 @@ TABLES = {
     },
 }
 # profile laptop; the others are on toy scenes, profile demo
-PHOTOGRAPHS = ("copy_paste_photographs", "cpn_photographs", "deft_photographs", "ws_fcn_photographs")
+PHOTOGRAPHS = tuple(name for name in TABLES if name.endswith("_photographs"))
 ONE_SEED = ("csd_lambdas", "cpn_patches")
 # The lines of a run in a table, where they are not its scores.
 MEASURES = {
@@ -249,6 +261,8 @@ MEASURES = {
     **{f"ws_fcn_{name}": single_stage for name in ("table2", "table3", "reach")},
     "ws_fcn_ways": both_ways,
     "ws_fcn_photographs": shorter_way,
+    "refinements": refined,
+    "refinements_photographs": refined,
 }
 
 

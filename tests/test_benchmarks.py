@@ -21,6 +21,11 @@ def patch_pairs(script):
     return script("benchmarks", "patch_pairs")
 
 
+@pytest.fixture
+def random_walk(script):
+    return script("benchmarks", "random_walk")
+
+
 def small_images():
     draw = torch.Generator().manual_seed(0)
     label = torch.zeros(1, 20).index_fill_(1, torch.tensor([3, 8]), 1.0)
@@ -103,6 +108,34 @@ def test_pamr_has_to_be_fast_lean_and_equal(pamr, plain, memory, difference, hol
     assert record["holds"] is holds and record["ratio"] == plain
 
 
+def test_both_forms_of_the_random_walk_give_the_same_maps(random_walk, capsys):
+    small = "--height 14 --width 19 --t 6 --rounds 1 --dense-rounds 2"
+    code = random_walk.main(small.split())
+    record = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert {"claim", "ours", "reference", "unit", "ratio", "bar", "rounds", "threads", "machine", "torch"} < set(record)
+    assert record["max_difference"] <= 1e-9 and (record["rounds"], record["dense_rounds"]) == (1, 2)
+    # Two matrices of all cells; ours has at most 69 chances a cell, each with its index.
+    assert record["peak_mb"]["reference"] > 2 * (14 * 19) ** 2 * 8 / 1e6
+    assert 14 * 19 * 40 * 12 / 1e6 < record["peak_mb"]["ours"] < record["peak_mb"]["reference"]
+    assert code == (0 if record["holds"] else 1)
+
+
+def test_maps_that_differ_between_the_forms_of_the_random_walk_are_seen(random_walk, monkeypatch):
+    real = random_walk.random_walk
+    monkeypatch.setattr(random_walk, "random_walk", lambda maps, pairs, beta, t: real(maps, pairs, beta, t - 1))
+    assert random_walk.measure(9, 8, 2, 3, rounds=1, dense_rounds=1)[-1] > 1e-4
+
+
+@pytest.mark.parametrize(
+    ("dense", "memory", "difference", "holds"),
+    [(1000.0, 4.9, 1e-9, True), (999.0, 1.0, 0.0, False), (5000.0, 5.0, 0.0, False), (5000.0, 1.0, 2e-9, False)],
+)
+def test_the_random_walk_has_to_be_fast_lean_and_equal(random_walk, dense, memory, difference, holds):
+    seconds = {"ours": [1.0, 0.5, 4.0], "reference": [dense]}
+    record = random_walk.report(seconds, {"ours": memory, "reference": 100.0}, difference, "cpu", "float64")
+    assert record["holds"] is holds and record["ratio"] == dense
+
+
 def test_pairs_steps_and_refinement_end_with_one_record(patch_pairs, capsys):
     small = "--batch 2 --step-batch 1 --side 128 --cells 8 --backbone tiny --rounds 1"
     code = patch_pairs.main(small.split())
@@ -164,7 +197,10 @@ def test_the_first_round_warms_up(patch_pairs):
 def test_all_benchmarks_are_found_and_one_that_fails_fails_all(script, tmp_path, monkeypatch, capsys):
     runner = script("benchmarks", "__main__")
     names = set(runner.names())
-    assert {"cam_inference", "pamr", "paste", "patch_pairs"} <= names and not {"_measure", "__main__"} & names
+    assert {"cam_inference", "pamr", "paste", "patch_pairs", "random_walk"} <= names and not {
+        "_measure",
+        "__main__",
+    } & names
     claims = {
         "good": "print('a table'); print('{\"ratio\": 2, \"holds\": true}')",
         "bad": 'print(\'{"ratio": 1, "holds": false}\'); raise SystemExit(1)',

@@ -107,6 +107,40 @@ def test_classes_absent_from_both_are_nan_and_leave_the_mean(images):
     assert scores.miou([1, 4]) == scores.iou()[1]
 
 
+def test_three_means_differ_in_classes_that_are_absent_or_only_predicted():
+    scores = score([np.array([0, 0, 1, 1])], [np.array([0, 2, 1, 1])])  # IoU 1/2, 1, 0 and nowhere, nowhere
+    assert scores.miou(over="truth") == pytest.approx(3 / 4)
+    assert scores.miou(over="present") == scores.miou() == pytest.approx(3 / 6)
+    assert scores.miou(over="all") == pytest.approx(3 / 10)
+    assert scores.miou([0, 2, 4], over="all") == pytest.approx(1 / 6)
+    assert scores.miou([0, 2, 4], over="truth") == scores.iou()[0]
+    assert np.isnan(scores.miou([2], over="truth")) and scores.miou([4], over="all") == 0
+    with pytest.raises(WsssError, match="over='mean': choose one of present, all, truth"):
+        scores.miou(over="mean")
+
+
+@pytest.mark.parametrize("over", ["present", "all", "truth"])
+def test_each_mean_equals_bincounts_and_keeps_under_what_must_not_matter(images, over):
+    truth, prediction = images
+    keep = truth != 255
+    hit = np.bincount(truth[keep & (truth == prediction)], minlength=C)
+    of_truth, found = (np.bincount(x[keep], minlength=C) for x in (truth, prediction))
+    counted = {"present": of_truth + found > 0, "all": np.ones(C, bool), "truth": of_truth > 0}[over]
+    want = (hit / np.maximum(of_truth + found - hit, 1))[counted].mean()
+    assert score(truth, prediction).miou(over=over) == pytest.approx(want)
+    order = np.random.default_rng(1).permutation(len(truth))
+    new = np.arange(256, dtype=np.uint8)
+    new[:C] = [3, 0, 4, 1, 2]
+    void = np.full_like(truth[:1], 255)
+    for t, p in (
+        (truth[order], prediction[order]),
+        (new[truth], new[prediction]),
+        (np.concatenate([truth, void]), np.concatenate([prediction, prediction[:1]])),
+    ):
+        assert score(t, p).miou(over=over) == pytest.approx(want)
+    assert score(truth, truth).miou(over=over) == pytest.approx(0.8 if over == "all" else 1)  # class 4 is nowhere
+
+
 def test_a_class_that_is_only_predicted_counts_as_0():
     assert score([np.array([0, 0])], [np.array([0, 4])]).miou() == 0.25
 
@@ -187,6 +221,26 @@ def test_best_is_the_top_of_the_curve():
         sweep.update(truth, cam)
     threshold, miou = sweep.best()
     assert miou == sweep.curve().max() == sweep.at(threshold).miou()
+
+
+def test_some_thresholds_of_a_sweep_are_the_sweep_of_some_thresholds():
+    whole, few = ThresholdSweep(C), [0.0, 0.05, 0.5, 0.99]
+    part = ThresholdSweep(C, few)
+    for truth, cam in maps_and_truth():
+        whole.update(truth, cam)
+        part.update(truth, cam)
+    assert (whole.only(few).counts == part.counts).all() and whole.only(few).best() == part.best()
+    with pytest.raises(WsssError, match="not swept"):
+        part.only([0.1])
+
+
+def test_from_a_threshold_of_1_on_all_is_background():
+    sweep, explicit = ThresholdSweep(C), ConfusionMatrix(C)
+    for truth, cam in maps_and_truth():
+        sweep.update(truth, cam)
+        explicit.update(truth, np.zeros_like(truth))
+    assert (sweep.at(1.0).matrix == explicit.matrix).all() and (sweep.at(1.18).matrix == explicit.matrix).all()
+    assert sweep.at(1.0).matrix.sum() < sum(truth.size for truth, _ in maps_and_truth())  # 255 is left out
 
 
 def test_sweep_refuses_what_it_cannot_answer():

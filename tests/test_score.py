@@ -9,6 +9,7 @@ from wsss_lib.data.masks import write_mask
 from wsss_lib.errors import DataError
 from wsss_lib.localize import load_cam, save_cam, seed
 from wsss_lib.metrics import ConfusionMatrix
+from wsss_lib.protocols import SEEDS
 from wsss_lib.score import count_of, frequent_classes, group_of, own_contexts, score_masks, score_pairs, score_seeds
 
 
@@ -58,6 +59,26 @@ def test_counts_and_groups_score_their_images_alone_and_all_are_still_scored_tog
     for name, of in (("counts", count_of), ("groups", group_of)):
         for group, miou in report[name].items():
             assert score([i for i in ids if of(folder, i) == group])["fixed"]["miou"] == pytest.approx(miou)
+
+
+def test_the_same_maps_are_scored_by_every_repositorys_rule_and_the_kits_own_numbers_stay(folder, tmp_path):
+    draw, ids, classes = torch.Generator().manual_seed(0), folder.split("val"), list(range(7))
+    for i in ids:
+        noisy = (perfect_cam(folder, i, 0.5) + 0.5 * torch.rand(6, 64, 64, generator=draw)).clamp(max=1)
+        save_cam(tmp_path / f"{i}.npz", noisy, folder.label(i), (64, 64))
+    fine, coarse = (score_seeds(folder, ids, tmp_path, classes, threshold=0.3, step=s) for s in (0.01, 0.25))
+    for report in (fine, coarse):
+        assert set(report["protocols"]) == set(SEEDS)
+        for own, name in (("fixed", "kit"), ("best", "kit_best")):
+            assert report["protocols"][name] == {key: report[own][key] for key in ("threshold", "miou")}
+    assert coarse["sweep"]["threshold"] == [0.0, 0.25, 0.3, 0.5, 0.75]
+    others = [name for name in SEEDS if not name.startswith("kit")]
+    assert {name: fine["protocols"][name] for name in others} == {name: coarse["protocols"][name] for name in others}
+    plain = ConfusionMatrix(7)
+    for i in ids:
+        plain.update(folder.mask(i).numpy(), seed(load_cam(tmp_path / f"{i}.npz", n_classes=6), 0.15).numpy())
+    assert fine["protocols"]["irn"] == {"threshold": 0.15, "miou": pytest.approx(plain.miou())}
+    assert len({(line["threshold"], line["miou"]) for line in fine["protocols"].values()}) > 4
 
 
 def test_an_image_counts_by_the_classes_of_its_label(folder):

@@ -2,21 +2,31 @@
 
 import shutil
 
+import numpy as np
 import pytest
 import torch
+from torchvision import models
 
 from data_prep.ready import ready
 from wsss_lib import methods, stages
 from wsss_lib.data import VOCFolder
 from wsss_lib.data.masks import read_mask
+from wsss_lib.data.samples import MaskBatch
 from wsss_lib.data.transforms import normalize
 from wsss_lib.errors import DataError, SettingsError, WsssError
 from wsss_lib.methods import cpn
-from wsss_lib.refine.mean_field import DenseCRFSettings
+from wsss_lib.methods.base import Progress
+from wsss_lib.refine.dense_crf import MaskSettings
+from wsss_lib.refine.maps import background_score, read_maps
+from wsss_lib.refine.mean_field import PRESETS, DenseCRFSettings
 from wsss_lib.refine.pamr import PAMRSettings
 from wsss_lib.runs import Run
+from wsss_lib.segment.deeplab import DeepLab, pixel_cross_entropy
 from wsss_lib.segment.single_stage import FOLDERS, predict_masks
 from wsss_lib.settings import load
+from wsss_lib.train import seeded
+
+CRFS = 'choose "own" .* "" .* preset: irn, psa, seam, .*, ws_fcn, deeplab_v2'
 
 
 def changed_run(run, overrides, method="cam"):
@@ -75,6 +85,80 @@ def test_other_test_scales_keep_the_trained_network(smoke_run):
     changed = Run(load("smoke", {"segment.flip": False}), smoke_run.folder, root=smoke_run.root)
     assert stages.train_segmentation(changed).path == stages.train_segmentation(smoke_run).path
     assert stages.segment_val(changed).path != stages.segment_val(smoke_run).path
+
+
+@pytest.mark.parametrize("profile", ["smoke", "demo", "laptop"])
+def test_on_small_profiles_the_segmentation_is_a_plain_deeplab_on_the_classifiers_backbone(profile, smoke_run):
+    changed = {"segmentation.init": "backbone", "backbone.weights": ""}
+    run = Run(load(profile, changed), smoke_run.folder, root=smoke_run.root)
+    model, options = stages.build_segmentation(run), run.settings.segmentation
+    backbone = stages.build_backbone(run)
+    plain = seeded(0, lambda: DeepLab(backbone, 7, dilations=options.dilations))
+    assert same_weights(model, plain)
+    image, mask = torch.randn(2, 3, 64, 64), torch.randint(0, 7, (2, 64, 64))
+    losses = model.loss(MaskBatch(image, mask, ("a", "b")), Progress())
+    assert list(losses.terms) == ["cross_entropy"] and torch.equal(
+        losses.total, pixel_cross_entropy(plain(image), mask)
+    )
+    groups = [(len(g["params"]), g["lr_factor"]) for g in model.parameter_groups(options.classifier_factor)]
+    head = 2 * len(options.dilations)
+    assert groups == [(sum(1 for p in plain.backbone.parameters() if p.requires_grad), 1.0), (head, groups[1][1])]
+    assert groups[1][1] == options.classifier_factor and run.settings.segment.combine == "mean"
+
+
+def test_profile_paper_builds_deeplab_v2_of_resnet_101(smoke_run, monkeypatch):
+    published = seeded(1, models.resnet101).state_dict()
+    monkeypatch.setattr(models.ResNet101_Weights, "get_state_dict", lambda *args, **kwargs: published)
+    model = stages.build_segmentation(Run(load("paper"), smoke_run.folder)).train()
+    assert type(model.backbone).__name__ == "ResNet101" and model.backbone.out_stride == 8
+    assert torch.equal(model.backbone.layer3[22].conv3.weight, published["layer3.22.conv3.weight"])
+    assert [m.conv2.dilation for m in model.backbone.layer4] == [(2, 2), (4, 4), (4, 4)]
+    assert not any(m.training for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d))
+    assert all(p.requires_grad for p in model.parameters())
+    assert [c.dilation[0] for c in model.aspp.classifiers] == [6, 12, 18, 24] and model.scales == (0.5, 0.75)
+    factors = [g["lr_factor"] for g in model.parameter_groups(load("paper").segmentation.classifier_factor)]
+    assert factors == [1.0, 10.0, 20.0]
+
+
+def test_a_segmentation_of_several_sizes_on_its_own_network_goes_the_whole_way(smoke_run):
+    changed = {"init": "backbone", "backbone": "mobilenet_v1", "output_stride": 8, "scales": [0.5], "bias_factor": 2.0}
+    testing = {"segment.scales": [1.0, 0.5], "segment.combine": "max"}
+    run = changed_run(smoke_run, {**{f"segmentation.{key}": value for key, value in changed.items()}, **testing})
+    model = stages.build_segmentation(run)
+    assert model.backbone.out_stride == 8 and type(model.backbone).__name__ == "MobileNetV1"
+    assert same_weights(model, stages.build_segmentation(run)) and len(model.parameter_groups()) == 3
+    stage = stages.segment_val(run)
+    log = (stages.train_segmentation(run).path / "log.csv").read_text().splitlines()
+    assert log[0] == "step,epoch,lr,cross_entropy,cross_entropy_0.5,cross_entropy_max,total" and len(log) == 7
+    *terms, total = map(float, log[1].split(",")[3:])
+    assert sum(terms) == pytest.approx(total, rel=1e-4)
+    assert stages.make_pseudo_masks(run).path == stages.make_pseudo_masks(smoke_run).path
+    assert len(outputs(stage)) == 12 and stage.metrics["mask"]["miou"] > 0
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        ({"segmentation.backbone": "vgg16", "segmentation.init": "backbone"}, "backbone='vgg16' is unknown"),
+        ({"segmentation.backbone": "resnet101"}, "that is tiny, segmentation.backbone resnet101; set .* to backbone"),
+        ({"segmentation.backbone": "tiny", "segmentation.dilated": True}, "tiny has no dilated form"),
+        (
+            {"segmentation.backbone": "tiny", "segmentation.weights": "w.pth"},
+            "segmentation.weights='w.pth': no such file",
+        ),
+        ({"segmentation.init": "imagenet"}, "segmentation.init='imagenet': choose backbone or classifier"),
+        ({"segmentation.scales": [0.0]}, r"scales=\(0.0,\): give one or more positive factors"),
+        ({"segmentation.bias_factor": -2.0}, "bias_factor=-2.0: give a number from 0"),
+        ({"segmentation.dilations": []}, "dilations=.*: give at least one"),
+        ({"segment.scales": []}, r"scales=\(\): give one or more positive factors"),
+        ({"segment.combine": "median"}, "combine='median': choose one of mean, mean_logits, max"),
+    ],
+)
+def test_a_wrong_segmentation_is_refused_before_anything_is_trained(smoke_run, tmp_path, overrides, words):
+    run = Run(load("smoke", overrides), smoke_run.folder, root=tmp_path)
+    with pytest.raises(WsssError, match=words) as error:
+        stages.segment_val(run)
+    assert "\n" not in str(error.value) and not list(tmp_path.iterdir())
 
 
 def test_a_lost_map_is_made_again_and_the_rest_kept(smoke_run, tmp_path):
@@ -284,7 +368,7 @@ def test_a_changed_single_stage_section_keeps_the_trained_network_and_the_crf_co
     alpha = {"dense_crf.alpha": 7.0}
     assert stages.segment_directly(changed_run(smoke_run, alpha, "ws_fcn")).path == plain.path
     crf = [
-        stages.segment_directly(changed_run(smoke_run, {"single_stage.crf": True, **more}, "ws_fcn")).path
+        stages.segment_directly(changed_run(smoke_run, {"single_stage.crf": "own", **more}, "ws_fcn")).path
         for more in ({}, alpha)
     ]
     assert len({plain.path, *crf}) == 3
@@ -325,7 +409,11 @@ def test_another_method_gives_no_masks_itself_and_trains_nothing(smoke_run, tmp_
     [
         ("segment_directly", "ws_fcn", {"single_stage.class_cut": 2.0}, "class_cut=2.0"),
         ("segment_directly", "ws_fcn", {"single_stage.scales": []}, r"scales=\(\)"),
-        ("make_pseudo_masks", "cam", {"refine.how": "crf"}, "refine.how='crf': choose one of dense_crf, pamr"),
+        ("segment_directly", "ws_fcn", {"single_stage.crf": "voc"}, f"single_stage.crf='voc': {CRFS}"),
+        ("segment_val", "cam", {"segment.crf": "own "}, f"segment.crf='own ': {CRFS}"),
+        ("make_pseudo_masks", "cam", {"refine.crf": "PSA"}, f"refine.crf='PSA': {CRFS}"),
+        ("make_pseudo_masks", "cam", {"refine.how": "pamr", "refine.crf": "PSA"}, f"refine.crf='PSA': {CRFS}"),
+        ("make_pseudo_masks", "cam", {"refine.how": "crf"}, "refine.how='crf': choose one of none, dense_crf, pamr, affinity_net, irnet"),
         ("make_pseudo_masks", "cam", {"refine.how": "pamr", "pamr.dilations": [0]}, r"dilations=\[0\]"),
         ("make_pseudo_masks", "cam", {"refine.how": "pamr", "pamr.iterations": -1}, "iterations=-1"),
     ],
@@ -343,13 +431,68 @@ def test_the_crfs_numbers_and_the_backgrounds_exponent_reach_the_masks():
     changed = {"dense_crf.iterations": 7, "dense_crf.bilateral_srgb": 5.0, "dense_crf.alpha": 9.0}
     own = {"theta": 0.4, "alpha": 3.0, "class_cut": 0.2, "scales": [1.0, 0.7], "flip": False}
     changed |= {f"single_stage.{name}": value for name, value in own.items()}
-    plain = stages.single_stage_settings(load("smoke", {**changed, "single_stage.crf": False}))
-    refined = stages.single_stage_settings(load("smoke", {**changed, "single_stage.crf": True}))
+    plain = stages.single_stage_settings(load("smoke", {**changed, "single_stage.crf": ""}))
+    refined = stages.single_stage_settings(load("smoke", {**changed, "single_stage.crf": "own"}))
     for made in (plain, refined):
         assert (made.scales, made.flip, made.class_cut) == ((1.0, 0.7), False, 0.2)
     assert (plain.mask.background, plain.mask.threshold, plain.mask.crf) == ("constant", 0.4, None)
     assert (refined.mask.background, refined.mask.alpha) == ("power", 3.0)
     assert refined.mask.crf == DenseCRFSettings(7, 3.0, 3.0, 20.0, 5.0, 10.0)
+
+
+# Dense CRFs by name
+
+
+@pytest.mark.parametrize("section", ["refine", "single_stage", "segment"])
+def test_a_section_names_a_preset_the_profiles_own_crf_or_none(section):
+    for name, preset in PRESETS.items():
+        assert stages.crf_settings(load("smoke", {f"{section}.crf": name}), section) == preset
+    own = load("smoke", {f"{section}.crf": "own", "dense_crf.bilateral_sxy": 11.0})
+    assert stages.crf_settings(own, section) == DenseCRFSettings(3, 3.0, 3.0, 11.0, 13.0, 10.0)
+    assert stages.crf_settings(load("smoke", {f"{section}.crf": ""}), section) is None
+
+
+def test_a_named_crf_reaches_the_masks_and_the_background_stays_the_sections():
+    for name, preset in PRESETS.items():
+        pseudo = stages.mask_settings(load("smoke", {"refine.crf": name, "dense_crf.alpha": 9.0}))
+        assert pseudo == MaskSettings("power", 9.0, 0.25, preset, hard=name == "irn")
+        direct = stages.single_stage_settings(load("smoke", {"single_stage.crf": name})).mask
+        assert direct == MaskSettings("power", 5.0, crf=preset)
+    assert not stages.mask_settings(load("smoke", {"refine.crf": "irn", "refine.how": "pamr"})).hard
+
+
+def test_the_profile_paper_has_the_crfs_of_the_papers():
+    paper = load("paper")
+    assert stages.crf_settings(paper, "refine") == PRESETS["psa"]
+    assert stages.crf_settings(paper, "segment") is PRESETS["deeplab_v2"]
+    assert stages.single_stage_settings(paper).mask == MaskSettings("power", 5.0, crf=PRESETS["ws_fcn"])
+
+
+def test_masks_of_another_crf_lie_beside_those_of_the_profiles_own_and_none_is_the_argmax(smoke_run):
+    made = {name: changed_run(smoke_run, {"refine.crf": name}) for name in ("own", "irn", "")}
+    made = {name: stages.make_pseudo_masks(run) for name, run in made.items()}
+    assert made["own"].path == stages.make_pseudo_masks(smoke_run).path
+    assert len({stage.path for stage in made.values()}) == 3
+    cams, image_id = stages.make_cams(smoke_run), smoke_run.ids("seed")[0]
+    classes, maps, _ = read_maps(cams.path / "cams" / f"{image_id}.npz")
+    raw = np.stack([background_score(maps, smoke_run.settings.dense_crf.alpha), *maps])
+    want = np.array([0, *(classes + 1)])[raw.argmax(0)]
+    assert (read_mask(made[""].path / "masks" / f"{image_id}.png") == want).all()
+    assert outputs(made["own"]) != outputs(made["irn"]) != outputs(made[""])
+
+
+def test_the_segmentation_is_tested_with_the_crf_that_is_named(smoke_run, monkeypatch):
+    asked = []
+
+    def record(*_, crf, **__):
+        asked.append(crf)
+        raise WsssError("enough is seen")
+
+    monkeypatch.setattr(stages, "segment", record)
+    for name in ("", "own", "deeplab_v2"):
+        with pytest.raises(WsssError, match="enough"):
+            stages.segment_val(changed_run(smoke_run, {"segment.crf": name, "segment.scales": [0.75]}))
+    assert asked == [None, DenseCRFSettings(3, 3.0, 3.0, 20.0, 13.0, 10.0), PRESETS["deeplab_v2"]]
 
 
 def test_a_single_stage_method_starts_from_the_trained_cams_backbone_or_as_cam_did(smoke_run, monkeypatch):
@@ -421,13 +564,20 @@ def test_pamrs_numbers_and_the_crfs_background_reach_the_masks(smoke_run):
     assert (constant.background, constant.threshold) == ("constant", 0.4)
 
 
-def test_pamr_works_in_this_process_where_torch_is(smoke_run, tmp_path, monkeypatch):
+def test_only_a_dense_crf_is_spread_over_processes_where_no_torch_is(smoke_run, tmp_path, monkeypatch):
     asked = []
     monkeypatch.setattr(stages, "pseudo_masks", lambda *a, processes: asked.append(processes))
     monkeypatch.setattr(stages, "_score_masks", lambda *a: None)
+    monkeypatch.setattr(stages, "walk_cams", lambda _: stages.Stage("walked_cams", tmp_path / "walked", {}))
     for how in stages.REFINEMENTS:
         settings = load("smoke", {"refine.how": how, "machine.processes": 3})
         run = Run(settings, smoke_run.folder, root=tmp_path)
         monkeypatch.setattr(stages, "make_cams", lambda _: stages.Stage("cams", tmp_path / "cams", {}))
         stages.make_pseudo_masks(run)
-    assert asked == [3, 1]
+    assert dict(zip(stages.REFINEMENTS, asked, strict=True)) == {
+        "none": 1,
+        "dense_crf": 3,
+        "pamr": 1,
+        "affinity_net": 1,
+        "irnet": 1,
+    }

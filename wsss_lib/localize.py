@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from wsss_lib.backbones.fuse import fuse_conv_bn, fuse_relu6
 from wsss_lib.data.samples import batches_of_one_size
-from wsss_lib.data.transforms import normalize, resize_image
+from wsss_lib.data.transforms import check_scales, normalize, scale_image
 from wsss_lib.errors import DataError, WsssError
 from wsss_lib.refine.maps import read_maps
 from wsss_lib.runs import atomic_open
@@ -69,7 +69,7 @@ def multi_scale_cam(
 
     Raises
     ------
-    WsssError
+    SettingsError
         If there is no scale, or one is not positive.
 
     Examples
@@ -79,14 +79,13 @@ def multi_scale_cam(
     >>> multi_scale_cam(brightness, torch.ones(1, 3, 8, 10), scales=(1, 2)).shape
     torch.Size([1, 1, 2, 3])
     """
-    if not len(scales) or min(scales) <= 0:
-        raise WsssError(f"scales={tuple(scales)}: give one or more factors above 0, for example (1, 0.5, 1.5, 2)")
+    check_scales(scales)
     cam = getattr(method, "cam", method)
     height, width = image.shape[-2:]
     size = (math.ceil(height / stride), math.ceil(width / stride))
     total = 0
     for scale in scales:
-        scaled = resize_image(image, (max(1, round(height * scale)), max(1, round(width * scale))))
+        scaled = scale_image(image, scale)
         maps = _in_parts(cam, scaled)
         if flip:
             maps = maps + _in_parts(cam, scaled.flip(-1)).flip(-1)

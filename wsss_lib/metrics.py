@@ -14,6 +14,9 @@ import numpy as np
 from wsss_lib.data.classes import IGNORE
 from wsss_lib.errors import WsssError
 
+OVER = ("present", "all", "truth")
+"""What an mIoU averages: see `ConfusionMatrix.miou`."""
+
 
 class ConfusionMatrix:
     """Pixel counts `matrix[truth, prediction]`, int64, added up image by image.
@@ -70,9 +73,21 @@ class ConfusionMatrix:
         union = self.matrix.sum(0) + self.matrix.sum(1) - hit
         return np.where(union > 0, hit / np.maximum(union, 1), np.nan)
 
-    def miou(self, classes=None):
-        """Mean IoU over the class indices `classes` (default all) that are present; nan if none is."""
-        return _nanmean(self.iou() if classes is None else self.iou()[list(classes)])
+    def miou(self, classes=None, over="present"):
+        """Mean IoU over the class indices `classes` (default all); nan if none of them counts.
+
+        `over` says which count: those "present" in truth or prediction (the kit, IRN), "all" of them, absent ones
+        with 0 (PSA's heirs), or those in the "truth" (deeplab-pytorch).
+        """
+        if over not in OVER:
+            raise WsssError(f"over={over!r}: choose one of {', '.join(OVER)}")
+        chosen = np.arange(self.n_classes) if classes is None else np.asarray(classes, int)
+        iou = self.iou()[chosen]
+        if over == "all":
+            iou = np.nan_to_num(iou)
+        elif over == "truth":
+            iou = np.where(self.matrix.sum(1)[chosen] > 0, iou, np.nan)
+        return _nanmean(iou)
 
     def pixel_accuracy(self):
         """Share of the scored pixels whose class is right; nan before any update."""
@@ -145,11 +160,26 @@ class ThresholdSweep:
         return np.concatenate([background[:, :, None], foreground], axis=2)
 
     def at(self, threshold):
-        """Confusion matrix of the seeds at `threshold`, one of the sweep's."""
+        """Confusion matrix of the seeds at `threshold`, one of the sweep's; at 1 or more all is background."""
+        if threshold >= 1 > self.thresholds[-1]:
+            matrix = np.zeros((self.n_classes, self.n_classes), np.int64)
+            matrix[:, 0] = self.counts.sum((0, 2))
+            return self._scores(matrix)
+        return self._scores(self._matrices()[self._index(threshold)])
+
+    def only(self, thresholds):
+        """The same sweep at some of its thresholds."""
+        part = ThresholdSweep(self.n_classes, thresholds)
+        kept = [self._index(threshold) for threshold in part.thresholds]
+        # A pixel that exceeds the first n thresholds exceeds so many of those that are kept.
+        np.add.at(part.counts, np.searchsorted(kept, np.arange(len(self.counts))), self.counts)
+        return part
+
+    def _index(self, threshold):
         index = int(np.abs(self.thresholds - threshold).argmin())
         if abs(self.thresholds[index] - threshold) > 1e-6:
             raise WsssError(f"threshold={threshold}: not swept; nearest is {self.thresholds[index]:g}")
-        return self._scores(self._matrices()[index])
+        return index
 
     def _scores(self, matrix):
         scores = ConfusionMatrix(self.n_classes)

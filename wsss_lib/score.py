@@ -7,6 +7,7 @@ best threshold of a sweep (chosen WITH pixel truth, as most papers report it).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from wsss_lib.data.masks import read_mask
 from wsss_lib.errors import DataError
 from wsss_lib.localize import load_cam, seed
 from wsss_lib.metrics import GroupedConfusion, ThresholdSweep, cam_energy, json_number
+from wsss_lib.protocols import SEEDS, score
 
 
 def frequent_classes(folder: VOCFolder, ids: Sequence[str], min_images: int) -> list[int]:
@@ -145,6 +147,7 @@ def score_seeds(
     -------
     dict
         ``fixed`` and ``best``, each a threshold and a `ConfusionMatrix.report`; ``sweep``, mIoU by threshold;
+        ``protocols``, a threshold and an mIoU as each of `wsss_lib.protocols.SEEDS` would score these maps;
         ``counts``, mIoU at the fixed threshold of images with one class and with several; ``groups``, the same of
         images that agree with the bias and those that do not; ``energy``, where the maps' energy lies (both only
         where the data know).
@@ -157,7 +160,13 @@ def score_seeds(
     'score_seeds'
     """
     n = folder.n_classes + 1
-    thresholds = np.union1d(np.arange(0, 1, step).round(6), [round(threshold, 6)])
+    steps = np.union1d(np.arange(0, 1, step).round(6), [round(threshold, 6)])
+    rules = {
+        **SEEDS,
+        "kit": replace(SEEDS["kit"], sweep=(threshold,)),
+        "kit_best": replace(SEEDS["kit_best"], sweep=tuple(steps.tolist())),
+    }
+    thresholds = np.unique([*steps, *(t for rule in rules.values() for t in rule.thresholds if t < 1)])
     sweeps: dict[tuple[str | None, str], ThresholdSweep] = {}
     energies, owned = [], own_contexts(folder)
     for image_id in tqdm(ids, desc="score seeds", unit="image", mininterval=1.0):
@@ -179,15 +188,18 @@ def score_seeds(
         names = sorted({key[place] for key in sweeps})
         return {name: json_number(pooled(place, name).at(threshold).miou(classes)) for name in names}
 
-    total = pooled(0, "all")
+    everything = pooled(0, "all")
+    total = everything.only(steps)
     best, _ = total.best(classes)
+    scored = {name: score(everything, rule, classes) for name, rule in rules.items()}
     report = {
         "fixed": {"threshold": threshold, **total.at(threshold).report(folder.classes, classes)},
         "best": {"threshold": best, **total.at(best).report(folder.classes, classes)},
         "sweep": {
-            "threshold": thresholds.tolist(),
+            "threshold": steps.tolist(),
             "miou": [json_number(v) for v in total.curve(classes)],
         },
+        "protocols": {name: {"threshold": t, "miou": json_number(miou)} for name, (t, miou) in scored.items()},
         "counts": by(1),
     }
     if energies:

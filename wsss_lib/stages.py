@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,22 +25,27 @@ from wsss_lib.data.instances import InstanceBank, collect_instances, contact_she
 from wsss_lib.data.masks import read_mask
 from wsss_lib.data.samples import collate_masks
 from wsss_lib.data.superpixels import SuperpixelSettings, make_superpixels
-from wsss_lib.data.transforms import normalize, train_transform
+from wsss_lib.data.transforms import check_scales, normalize, train_transform
 from wsss_lib.errors import SettingsError, WsssError
 from wsss_lib.localize import load_cam, localize, seed
 from wsss_lib.metrics import average_precision, json_number
 from wsss_lib.project import data_root
+from wsss_lib.refine import affinity_net, irnet
 from wsss_lib.refine.dense_crf import MaskSettings, pseudo_masks
-from wsss_lib.refine.mean_field import DenseCRFSettings
+from wsss_lib.refine.mean_field import HARD, PRESETS, DenseCRFSettings
 from wsss_lib.refine.pamr import PAMRSettings
+from wsss_lib.refine.walk import WalkSettings, walk_folder
 from wsss_lib.runs import Run, Stage
-from wsss_lib.score import frequent_classes, score_masks, score_seeds
-from wsss_lib.segment import DeepLab, segment
+from wsss_lib.score import frequent_classes, score_masks, score_seeds, score_sure
+from wsss_lib.segment import DeepLab, pack, segment
+from wsss_lib.segment.predict import check_combine
 from wsss_lib.segment.single_stage import FOLDERS, SingleStageSettings, segment_single_stage
 from wsss_lib.settings import Section
 from wsss_lib.train import fit, load_weights, pick_device, seeded
 
-REFINEMENTS = ("dense_crf", "pamr")
+# What makes masks of CAMs: a threshold, dense CRF, PAMR, or a walk along affinities that a network has learnt.
+AFFINITY_NETWORKS = {"affinity_net": affinity_net, "irnet": irnet}
+REFINEMENTS = ("none", "dense_crf", "pamr", *AFFINITY_NETWORKS)
 CACHE_PIXELS = 400e6  # keep decoded images in memory up to so many pixels, about 1.2 GB
 
 
@@ -73,13 +79,15 @@ def build_backbone(run: Run) -> backbones.Backbone:
     return backbone
 
 
-def find_weights(name: str) -> str:
+def find_weights(name: str, key: str = "backbone.weights") -> str:
     """Where a file of weights lies: as given, in ``$WSSS_WEIGHTS``, or in ``data/weights`` of the project.
 
     Parameters
     ----------
     name : str
         A file; "" and "imagenet" are given back as they are.
+    key : str
+        The setting that names it, for the message.
 
     Returns
     -------
@@ -97,7 +105,7 @@ def find_weights(name: str) -> str:
     >>> find_weights("none.pth")
     Traceback (most recent call last):
     wsss_lib.errors.WsssError: backbone.weights='none.pth': no such file here, in $WSSS_WEIGHTS or in data/weights/; \
-put it there, or take backbone.name=resnet50 with backbone.weights=imagenet
+put it there, or take a resnet50 with backbone.weights=imagenet
     """
     if name in ("", "imagenet"):
         return name
@@ -108,8 +116,8 @@ put it there, or take backbone.name=resnet50 with backbone.weights=imagenet
         if path.is_file():
             return str(path)
     raise WsssError(
-        f"backbone.weights={name!r}: no such file here, in $WSSS_WEIGHTS or in data/weights/;"
-        " put it there, or take backbone.name=resnet50 with backbone.weights=imagenet"
+        f"{key}={name!r}: no such file here, in $WSSS_WEIGHTS or in data/weights/;"
+        f" put it there, or take a resnet50 with {key}=imagenet"
     )
 
 
@@ -386,7 +394,7 @@ def make_cams(run: Run) -> Stage:
 
 
 def make_pseudo_masks(run: Run) -> Stage:
-    """Stage ``pseudo_masks``: the CAMs become masks by a dense CRF, over a pool of processes, or by PAMR.
+    """Stage ``pseudo_masks``: the CAMs become masks by what ``refine.how`` says.
 
     Parameters
     ----------
@@ -401,7 +409,7 @@ def make_pseudo_masks(run: Run) -> Stage:
     Raises
     ------
     SettingsError
-        For another ``refine.how``, or a wrong number in ``[pamr]``: here, before anything is trained.
+        For another ``refine.how`` or dense CRF, or a wrong number in ``[pamr]``: here, before anything is trained.
 
     Examples
     --------
@@ -409,21 +417,23 @@ def make_pseudo_masks(run: Run) -> Stage:
     >>> len(list(stage.folder("masks").iterdir()))
     36
     """
-    settings, cams = mask_settings(run.settings), make_cams(run)  # in this order
+    settings, how = mask_settings(run.settings), run.settings.refine.how
+    maps = walk_cams(run) if how in AFFINITY_NETWORKS else make_cams(run)
 
     def compute(stage: Stage) -> dict:
-        ids = tuple(dict.fromkeys((*run.ids("train"), *run.ids("seed"))))
-        pseudo_masks(
-            [(i, run.folder.image_path(i), cams.path / "cams" / f"{i}.npz") for i in ids],
-            stage.folder("masks"),
-            settings,
-            processes=run.settings.machine.processes if settings.pamr is None else 1,
-        )
+        ids, processes = _train_and_seed_ids(run), run.settings.machine.processes if settings.crf else 1
+        jobs = [(i, run.folder.image_path(i), maps.path / "cams" / f"{i}.npz") for i in ids]
+        pseudo_masks(jobs, stage.folder("masks"), settings, processes=processes)
         return {"images": len(ids), "mask": _score_masks(run, "seed", stage.folder("masks"))}
 
-    # PAMR's background score is that of [dense_crf]; with [refine] in its name it lies beside the CRF's masks.
-    sections = ("dense_crf",) if settings.pamr is None else ("dense_crf", "refine", "pamr")
-    return run.stage("pseudo_masks", sections, after=cams).ensure(compute)
+    # What masks depend on beside their maps. The CRF's own numbers stand alone, as before there were other refinements.
+    if how in AFFINITY_NETWORKS:
+        sections = _with_crf(run, f"{how}_walk")
+    elif how == "dense_crf" and run.settings.refine.crf == "own":
+        sections = ("dense_crf",)
+    else:
+        sections = {"none": ("refine",), "dense_crf": ("dense_crf", "refine")}.get(how, ("dense_crf", "refine", "pamr"))
+    return run.stage("pseudo_masks", sections, after=maps).ensure(compute)
 
 
 def make_affinity_labels(run: Run) -> Stage:
@@ -437,8 +447,8 @@ def make_affinity_labels(run: Run) -> Stage:
     Returns
     -------
     Stage
-        Complete; ``masks/<id>.png`` for the train split. Its metrics say what share of the pixels is ``sure`` and, where
-        there are true masks to compare with, what share of these is ``right``.
+        Complete; ``masks/<id>.png`` for the train split. Its metrics say what share of the pixels is ``sure``
+        and, where there are true masks to compare with, what share of these is ``right``.
 
     Raises
     ------
@@ -447,6 +457,7 @@ def make_affinity_labels(run: Run) -> Stage:
 
     Examples
     --------
+    >>> from wsss_lib.settings import load
     >>> run = getfixture("smoke_run")
     >>> stage = make_affinity_labels(Run(load("smoke", {"refine.how": "irnet"}), run.folder, root=run.root))
     >>> 0 < stage.metrics["sure"] < 1
@@ -461,7 +472,7 @@ def make_affinity_labels(run: Run) -> Stage:
         pseudo_masks(jobs, stage.folder("masks"), settings, processes=run.settings.machine.processes)
         return {"images": len(ids), **score_sure(run.folder, ids, stage.folder("masks"))}
 
-    return run.stage("affinity_labels", ("refine", f"{how}_labels"), after=cams).ensure(compute)
+    return run.stage("affinity_labels", ("refine", *_with_crf(run, f"{how}_labels")), after=cams).ensure(compute)
 
 
 def train_affinity(run: Run) -> Stage:
@@ -484,6 +495,7 @@ def train_affinity(run: Run) -> Stage:
 
     Examples
     --------
+    >>> from wsss_lib.settings import load
     >>> run = getfixture("smoke_run")
     >>> train_affinity(Run(load("smoke", {"refine.how": "irnet"}), run.folder, root=run.root)).checkpoint.name
     'checkpoint.pt'
@@ -494,8 +506,9 @@ def train_affinity(run: Run) -> Stage:
         ids, options = run.ids("train"), run.settings[how]
         device, transform = pick_device(run.settings.machine.device), training_transform(options)
         dataset = PseudoMaskSet(run.folder, ids, labels.folder("masks"), transform, cache=_fits_memory(run, ids))
-        title = f"train {AFFINITY_NETWORKS[how].__name__}"
-        fit(build_affinity(run), dataset, options, collate=collate_masks, **_fit_options(run, stage, title, device))
+        network = build_affinity(run)
+        title = f"train {type(network).__name__}"
+        fit(network, dataset, options, collate=collate_masks, **_fit_options(run, stage, title, device))
         return {"images": len(ids)}
 
     return run.stage("affinity", (how,), after=labels).ensure(compute)
@@ -515,6 +528,7 @@ def load_affinity(run: Run) -> nn.Module:
 
     Examples
     --------
+    >>> from wsss_lib.settings import load
     >>> run = getfixture("smoke_run")
     >>> load_affinity(Run(load("smoke", {"refine.how": "irnet"}), run.folder, root=run.root)).training
     False
@@ -543,6 +557,7 @@ def walk_cams(run: Run) -> Stage:
 
     Examples
     --------
+    >>> from wsss_lib.settings import load
     >>> run = getfixture("smoke_run")
     >>> stage = walk_cams(Run(load("smoke", {"refine.how": "irnet"}), run.folder, root=run.root))
     >>> len(list(stage.folder("cams").iterdir())), stage.metrics["seed"]["fixed"]["threshold"]
@@ -574,11 +589,17 @@ def train_segmentation(run: Run) -> Stage:
     Stage
         Complete; ``checkpoint.pt`` holds the weights, ``log.csv`` the loss of each step.
 
+    Raises
+    ------
+    SettingsError
+        For a wrong value in ``[segmentation]``: here, before anything is trained.
+
     Examples
     --------
     >>> train_segmentation(getfixture("smoke_run")).checkpoint.name
     'checkpoint.pt'
     """
+    _check_segmentation(run)
     pseudo = make_pseudo_masks(run)
 
     def compute(stage: Stage) -> dict:
@@ -632,29 +653,62 @@ def segment_val(run: Run) -> Stage:
     Stage
         Complete; ``masks/<id>.png`` for the val split, metrics as in `score_masks`.
 
+    Raises
+    ------
+    SettingsError
+        For a wrong value in ``[segment]``: here, before anything is trained.
+
     Examples
     --------
     >>> stage = segment_val(getfixture("smoke_run"))
     >>> stage.complete, len(list(stage.folder("masks").iterdir()))
     (True, 12)
     """
+    crf = _check_segment(run)
 
     def compute(stage: Stage) -> dict:
-        ids, options = run.ids("val"), run.settings.segment
-        segment(
-            load_segmentation(run),
-            run.folder,
-            ids,
-            stage.folder("masks"),
-            scales=options.scales,
-            flip=options.flip,
-            crf=crf_settings(run.settings.dense_crf) if options.crf else None,
-            device=pick_device(run.settings.machine.device),
-            processes=run.settings.machine.processes,
-        )
+        ids = run.ids("val")
+        _segment(run, ids, stage, crf)
         return {"images": len(ids), "mask": _score_masks(run, "val", stage.folder("masks"))}
 
-    return run.stage("val_masks", ("segment",), after=train_segmentation(run)).ensure(compute)
+    return run.stage("val_masks", _with_crf(run, "segment"), after=train_segmentation(run)).ensure(compute)
+
+
+def segment_test(run: Run) -> Stage:
+    """Stage ``test_masks``: segment the images of ``test.txt``, and pack them as the VOC test server wants them.
+
+    Parameters
+    ----------
+    run : Run
+        What to segment with what.
+
+    Returns
+    -------
+    Stage
+        Complete; ``masks/<id>.png`` and ``comp6_test_cls.tgz``. There is nothing to score with.
+
+    Raises
+    ------
+    SettingsError
+        For a wrong value in ``[segment]``: here, before anything is trained.
+    DataError
+        Where there is no split ``test``.
+
+    Examples
+    --------
+    See ``tests/test_stages.py``, where toy scenes have a test split.
+
+    >>> segment_test.__name__
+    'segment_test'
+    """
+    crf, ids = _check_segment(run), run.folder.split("test")
+
+    def compute(stage: Stage) -> dict:
+        _segment(run, ids, stage, crf)
+        pack(stage.folder("masks"), ids, stage.path / "comp6_test_cls.tgz", size=run.folder.size)
+        return {"images": len(ids)}
+
+    return run.stage("test_masks", _with_crf(run, "segment"), after=train_segmentation(run)).ensure(compute)
 
 
 def segment_directly(run: Run) -> Stage:
@@ -701,15 +755,15 @@ def segment_directly(run: Run) -> Stage:
         scores = {name.replace("masks", "mask"): _score_masks(run, "val", stage.path / name) for name in FOLDERS}
         return {"images": len(ids), **scores}
 
-    crf = ("dense_crf",) if run.settings.single_stage.crf else ()
-    return run.stage("direct_masks", ("single_stage", *crf), after=train_classifier(run)).ensure(compute)
+    return run.stage("direct_masks", _with_crf(run, "single_stage"), after=train_classifier(run)).ensure(compute)
 
 
 def build_segmentation(run: Run) -> DeepLab:
     """An untrained DeepLab of the settings, its random weights from the run's seed.
 
     With ``segmentation.init = "classifier"`` the backbone starts from the trained classifier's, for want of ImageNet
-    weights; with ``"backbone"`` it starts as the classifier did.
+    weights; with ``"backbone"`` it starts as the classifier did, or, if ``segmentation.backbone`` names a network of
+    its own, from that network's weights.
 
     Parameters
     ----------
@@ -723,20 +777,18 @@ def build_segmentation(run: Run) -> DeepLab:
     Raises
     ------
     SettingsError
-        For another ``init``.
+        For a wrong value in ``[segmentation]``.
 
     Examples
     --------
     >>> build_segmentation(getfixture("smoke_run")).n_classes
     7
     """
-    options, backbone = run.settings.segmentation, build_backbone(run)
+    _check_segmentation(run)
+    backbone = _segmentation_backbone(run)
     if _starts_from(run, "segmentation") == "classifier":
         backbone.load_state_dict(load_classifier(run).backbone.state_dict())
-    return seeded(
-        run.seed,
-        lambda: DeepLab(backbone, run.folder.n_classes + 1, dilations=options.dilations),
-    )
+    return seeded(run.seed, lambda: _deeplab(run, backbone))
 
 
 def build_affinity(run: Run) -> nn.Module:
@@ -760,6 +812,7 @@ def build_affinity(run: Run) -> nn.Module:
 
     Examples
     --------
+    >>> from wsss_lib.settings import load
     >>> run = getfixture("smoke_run")
     >>> type(build_affinity(Run(load("smoke", {"refine.how": "irnet"}), run.folder, root=run.root))).__name__
     'IRNet'
@@ -768,7 +821,7 @@ def build_affinity(run: Run) -> nn.Module:
     options, backbone = run.settings[how], build_backbone(run)
     if _starts_from(run, how) == "classifier":
         backbone.load_state_dict(load_classifier(run).backbone.state_dict())
-    return seeded(run.seed, lambda: AFFINITY_NETWORKS[how](backbone, **_arguments(AFFINITY_NETWORKS[how], options)))
+    return seeded(run.seed, lambda: AFFINITY_NETWORKS[how].build(backbone, options))
 
 
 def scored_classes(run: Run) -> list[int]:
@@ -791,30 +844,46 @@ def scored_classes(run: Run) -> list[int]:
     return frequent_classes(run.folder, run.ids("train"), run.settings.data.score_min_images)
 
 
-def crf_settings(section) -> DenseCRFSettings:
-    """The dense CRF's numbers out of the settings' section ``dense_crf``.
+def crf_settings(settings, section: str) -> DenseCRFSettings | None:
+    """The dense CRF that a section names: a preset's, the profile's own, or none.
 
     Parameters
     ----------
-    section : Section
-        ``settings.dense_crf``.
+    settings : Settings
+        Of a profile.
+    section : str
+        ``refine``, ``single_stage``, ``segment``, or labels or walk of an affinity network. Its ``crf`` is a name of
+        `PRESETS`, ``"own"`` for the numbers of ``[dense_crf]``, or ``""``.
 
     Returns
     -------
-    DenseCRFSettings
+    DenseCRFSettings or None
+        None for ``""``.
+
+    Raises
+    ------
+    SettingsError
+        For another name.
 
     Examples
     --------
     >>> from wsss_lib.settings import load
-    >>> crf_settings(load("paper").dense_crf).bilateral_sxy
-    80.0
+    >>> crf_settings(load("paper"), "refine").bilateral_sxy, crf_settings(load("paper"), "segment").bilateral_sxy
+    (80.0, 67)
     """
-    names = DenseCRFSettings.__dataclass_fields__
-    return DenseCRFSettings(**{name: section[name] for name in names})
+    name = settings[section].crf
+    if name == "own":
+        return DenseCRFSettings(**{key: settings.dense_crf[key] for key in DenseCRFSettings.__dataclass_fields__})
+    if name and name not in PRESETS:
+        raise SettingsError(
+            f'{section}.crf={name!r}: choose "own" (the numbers of [dense_crf]), "" (none) or a preset:'
+            f" {', '.join(PRESETS)}"
+        )
+    return PRESETS.get(name)
 
 
 def mask_settings(settings) -> MaskSettings:
-    """How pseudo masks are made, out of the sections ``refine``, ``dense_crf`` and ``pamr``.
+    """How pseudo masks are made of maps, out of the section ``refine`` and those that it names.
 
     Parameters
     ----------
@@ -828,27 +897,31 @@ def mask_settings(settings) -> MaskSettings:
     Raises
     ------
     SettingsError
-        For another ``refine.how``.
+        For another ``refine.how``, or another dense CRF.
 
     Examples
     --------
     >>> from wsss_lib.settings import load
     >>> mask_settings(load("paper")).background, mask_settings(load("paper", {"refine.how": "pamr"})).pamr.iterations
     ('power', 10)
+    >>> mask_settings(load("paper", {"refine.how": "irnet"}))
+    MaskSettings(background='constant', alpha=16.0, threshold=0.25, crf=None, hard=False, la_ha=(), pamr=None)
     """
-    if settings.refine.how not in REFINEMENTS:
-        raise SettingsError(f"refine.how={settings.refine.how!r}: choose one of {', '.join(REFINEMENTS)}")
-    section, averaging = settings.dense_crf, None
-    if settings.refine.how == "pamr":
-        device = str(pick_device(settings.machine.device))
-        averaging = PAMRSettings(settings.pamr.iterations, tuple(settings.pamr.dilations), device)
-    return MaskSettings(
-        background=section.background,
-        alpha=section.alpha,
-        threshold=section.theta,
-        crf=crf_settings(section),
-        la_ha=tuple(section.la_ha),
-        pamr=averaging,
+    how, section = settings.refine.how, settings.dense_crf
+    if how not in REFINEMENTS:
+        raise SettingsError(f"refine.how={how!r}: choose one of {', '.join(REFINEMENTS)}")
+    crf = crf_settings(settings, "refine")  # refuses another name, whether it is asked for or not
+    if how == "none":
+        return MaskSettings("constant", threshold=settings.localize.threshold, crf=None)
+    if how in AFFINITY_NETWORKS:
+        walk = f"{how}_walk"
+        return MaskSettings("constant", threshold=settings[walk].theta, crf=crf_settings(settings, walk))
+    scored = MaskSettings(section.background, section.alpha, section.theta, la_ha=tuple(section.la_ha))
+    if how == "dense_crf":
+        return replace(scored, crf=crf, hard=settings.refine.crf in HARD)
+    device = str(pick_device(settings.machine.device))
+    return replace(
+        scored, crf=None, pamr=PAMRSettings(settings.pamr.iterations, tuple(settings.pamr.dilations), device)
     )
 
 
@@ -871,7 +944,7 @@ def affinity_label_settings(settings) -> MaskSettings:
     (0.3, 0.05)
     """
     section = settings[f"{settings.refine.how}_labels"]
-    crf = crf_settings(settings, section.crf)
+    crf = crf_settings(settings, f"{settings.refine.how}_labels")
     return MaskSettings(section.background, crf=crf, hard=section.hard, la_ha=tuple(section.la_ha))
 
 
@@ -909,16 +982,49 @@ def single_stage_settings(settings) -> SingleStageSettings:
     -------
     SingleStageSettings
 
+    Raises
+    ------
+    SettingsError
+        For another ``single_stage.crf``, or a number out of its range.
+
     Examples
     --------
     >>> from wsss_lib.settings import load
     >>> single_stage_settings(load("paper")).mask.background, single_stage_settings(load("demo")).mask.background
     ('power', 'constant')
     """
-    own = settings.single_stage
+    own, crf = settings.single_stage, crf_settings(settings, "single_stage")
     plain = MaskSettings("constant", threshold=own.theta, crf=None)
-    refined = MaskSettings("power", alpha=own.alpha, crf=crf_settings(settings.dense_crf))
-    return SingleStageSettings(tuple(own.scales), own.flip, own.class_cut, refined if own.crf else plain)
+    refined = MaskSettings("power", alpha=own.alpha, crf=crf)
+    return SingleStageSettings(tuple(own.scales), own.flip, own.class_cut, refined if crf else plain)
+
+
+def _check_segment(run: Run) -> DenseCRFSettings | None:
+    """Refuse what would otherwise fail late, and give the dense CRF of the test masks."""
+    check_scales(run.settings.segment.scales)
+    check_combine(run.settings.segment.combine)
+    return crf_settings(run.settings, "segment")
+
+
+def _segment(run: Run, ids, stage: Stage, crf: DenseCRFSettings | None) -> None:
+    options = run.settings.segment
+    segment(
+        load_segmentation(run),
+        run.folder,
+        ids,
+        stage.folder("masks"),
+        scales=options.scales,
+        flip=options.flip,
+        combine=options.combine,
+        crf=crf,
+        device=pick_device(run.settings.machine.device),
+        processes=run.settings.machine.processes,
+    )
+
+
+def _with_crf(run: Run, section: str) -> tuple[str, ...]:
+    """A section, and that of the dense CRF's numbers where it takes them."""
+    return (section, "dense_crf") if run.settings[section].crf == "own" else (section,)
 
 
 def _trained(run: Run, build: Callable[[Run], nn.Module], train: Callable[[Run], Stage]) -> nn.Module:
@@ -945,6 +1051,38 @@ def _affinity_network(run: Run) -> str:
     if how not in AFFINITY_NETWORKS:
         raise SettingsError(f"refine.how={how!r} learns no affinities: choose {' or '.join(AFFINITY_NETWORKS)}")
     return how
+
+
+def _segmentation_backbone(run: Run) -> backbones.Backbone:
+    own = run.settings.segmentation
+    if not own.backbone:
+        return build_backbone(run)
+    weights = find_weights(own.weights, "segmentation.weights")
+    backbone = seeded(run.seed, lambda: backbones.build(own.backbone, weights, own.output_stride, own.dilated))
+    if weights:  # as in `build_backbone`
+        backbone.freeze(norm=own.frozen_norm)
+    return backbone
+
+
+def _deeplab(run: Run, backbone: backbones.Backbone) -> DeepLab:
+    options = run.settings.segmentation
+    return DeepLab(backbone, run.folder.n_classes + 1, options.dilations, options.scales, options.bias_factor)
+
+
+def _check_segmentation(run: Run) -> None:
+    """Refuse what would otherwise fail late, when the pseudo masks are there."""
+    own, classifier = run.settings.segmentation, run.settings.backbone
+    if _starts_from(run, "segmentation") == "classifier" and own.backbone not in ("", classifier.name):
+        raise SettingsError(
+            f"segmentation.init='classifier': that is {classifier.name}, segmentation.backbone {own.backbone};"
+            " set segmentation.init to backbone"
+        )
+    network = classifier.name, "", classifier.output_stride
+    if own.backbone:
+        find_weights(own.weights, "segmentation.weights")
+        network = own.backbone, "", own.output_stride, own.dilated
+    with torch.device("meta"):  # shapes without numbers: nothing is drawn
+        _deeplab(run, backbones.build(*network))
 
 
 def _sections(run: Run) -> tuple[str, ...]:

@@ -1126,7 +1126,7 @@ tested = list(val_ids[:6])
 views = [predict_masks(net, square(i)[0][None], way.scales, way.flip) for i in tested]
 test_menu = {f"{n + 1}: {names(i)}": n for n, i in enumerate(tested)}
 plain_way, crf_way = (
-    stages.single_stage_settings(load(profile, {**overrides, "single_stage.crf": crf})).mask for crf in (False, True)
+    stages.single_stage_settings(load(profile, {**overrides, "single_stage.crf": crf})).mask for crf in ("", "own")
 )
 
 

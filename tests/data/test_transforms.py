@@ -11,9 +11,11 @@ from wsss_lib.data.transforms import (
     STD,
     RandomLongSide,
     Regions,
+    check_scales,
     denormalize,
     normalize,
     resize_image,
+    scale_image,
     train_transform,
 )
 from wsss_lib.errors import SettingsError
@@ -185,3 +187,18 @@ def test_resize_image_is_torchvisions_antialiased_bicubic(size):
 def test_impossible_sizes_are_refused(given):
     with pytest.raises(SettingsError, match="give "):
         train_transform(**{"long_side": None, "crop": 8, **given})
+
+
+@pytest.mark.parametrize(("scale", "size"), [(0.5, (10, 16)), (0.75, (16, 25)), (2, (42, 66)), (0.01, (1, 1))])
+def test_a_scaled_image_has_rounded_sides_of_one_pixel_or_more(scale, size):
+    image = torch.randn(2, 3, 21, 33, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(scale_image(image, scale), resize_image(image, size))
+    assert scale_image(image, 1) is image
+
+
+@pytest.mark.parametrize("scales", [(), [], (1, 0), (-1,), (0.5, float("nan")), (float("inf"),), np.array([])])
+def test_scales_that_make_no_image_are_refused_in_one_line(scales):
+    with pytest.raises(SettingsError, match=r"scales=.*: give one or more positive factors") as error:
+        check_scales(scales)
+    assert "\n" not in str(error.value)
+    check_scales((1, 0.5)), check_scales(np.array([0.5, 2]))

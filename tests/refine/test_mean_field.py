@@ -5,7 +5,7 @@ import pytest
 
 from wsss_lib.errors import WsssError
 from wsss_lib.refine import mean_field
-from wsss_lib.refine.mean_field import PRESETS, DenseCRFSettings, dense_crf, hard_probability
+from wsss_lib.refine.mean_field import HARD, LA_HA, PRESETS, DenseCRFSettings, dense_crf, hard_probability
 
 # Coupling so weak that small errors of the lattice do not grow into another fixed point: with the published
 # weights and noise for a unary, mean field has several, and exact solvers part ways, too.
@@ -167,3 +167,11 @@ def test_classes_that_the_network_never_sees_leave_the_crf_and_change_nothing():
     labels = mean_field.refined_labels(image, full, WEAK)
     assert labels.dtype == np.uint8
     assert (labels == np.uint8([0, 8, 15])[dense_crf(image, probability, WEAK).argmax(0)]).all()
+
+
+def test_every_named_pipeline_has_a_preset_and_its_pair_is_sure_of_foreground_first():
+    names = "irn psa seam mctformer cpn ws_fcn ssss deeplab_v2 seam_segment mctformer_segment"
+    assert set(PRESETS) == set(names.split()) and set(HARD) <= set(PRESETS)
+    assert {*LA_HA["power"], *LA_HA["constant"]} == set(["psa", "seam", "mctformer", "irn", "advcam", "recam", "amn"])
+    assert all(low < high for low, high in LA_HA["power"].values())  # a high exponent leaves little background
+    assert all(foreground > background for foreground, background in LA_HA["constant"].values())

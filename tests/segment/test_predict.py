@@ -7,10 +7,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from wsss_lib.data.masks import read_mask
-from wsss_lib.data.transforms import normalize
-from wsss_lib.errors import WsssError
+from wsss_lib.data.transforms import normalize, resize_image
+from wsss_lib.errors import SettingsError, WsssError
 from wsss_lib.refine.mean_field import DenseCRFSettings, refined_labels
-from wsss_lib.segment.predict import predict, segment
+from wsss_lib.segment.predict import COMBINE, over_views, predict, segment
 
 
 class Picture:
@@ -61,6 +61,62 @@ def test_scales_are_averaged(model, image):
     torch.testing.assert_close(both, (each[0] + each[1]) / 2)
 
 
+def views_by_hand(model, image, scales, flip):
+    """Scores of each view at image size, the mirrored ones mirrored back: (V,N,C,H,W)."""
+    size, found = image.shape[2:], []
+    for scale in scales:
+        view = resize_image(image, [max(1, round(side * scale)) for side in size])
+        found.append(F.interpolate(model(view), size, mode="bilinear", align_corners=False))
+        if flip:
+            mirrored = F.interpolate(model(view.flip(3)), size, mode="bilinear", align_corners=False)
+            found.append(mirrored.flip(3))
+    return torch.stack(found)
+
+
+@pytest.mark.parametrize("flip", [False, True])
+@pytest.mark.parametrize("scales", [(1.0, 0.75, 0.5), (0.5, 0.75, 1.0, 1.25, 1.5, 1.75), (0.01, 1.3)])
+def test_views_are_combined_as_by_hand(model, scales, flip):
+    image = torch.randn(2, 3, 21, 33, generator=torch.Generator().manual_seed(4))
+    with torch.no_grad():
+        model[2].weight.mul_(20)  # far from linear, or all ways would be the same
+        scores = views_by_hand(model, image, scales, flip)
+    expected = {
+        "mean": scores.softmax(2).mean(0),
+        "mean_logits": scores.mean(0).softmax(1),
+        "max": scores.amax(0).softmax(1),
+    }
+    assert set(expected) == set(COMBINE)
+    for combine, probability in expected.items():
+        found = predict(model, image, scales, flip, combine)
+        torch.testing.assert_close(found, probability, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(found.sum(1), torch.ones(2, 21, 33))
+    distances = [(expected[a] - expected[b]).abs().max() for a, b in (COMBINE[:2], COMBINE[1:], COMBINE[::2])]
+    assert min(distances) > 1e-2
+
+
+def test_of_a_single_view_all_ways_are_the_same(model, image):
+    plain = predict(model, image, (1,), False)
+    assert all(torch.equal(predict(model, image, (1,), False, combine), plain) for combine in COMBINE)
+
+
+@pytest.mark.parametrize("combine", COMBINE)
+def test_mirroring_the_image_mirrors_the_prediction_whatever_the_way(model, image, combine):
+    here, there = (predict(model, x, (1, 0.5), True, combine) for x in (image, image.flip(-1)))
+    torch.testing.assert_close(there.flip(-1), here)
+
+
+def test_another_way_is_refused_before_the_network_is_asked():
+    with pytest.raises(SettingsError, match="combine='median': choose one of mean, mean_logits, max") as error:
+        predict(None, torch.zeros(1, 3, 4, 4), combine="median")
+    assert "\n" not in str(error.value)
+
+
+def test_views_are_seen_one_size_after_another(image):
+    seen = []
+    over_views(lambda views: seen.append(tuple(views.shape)) or torch.zeros(len(views), 1, 22, 30), image, (1, 0.5))
+    assert seen == [(4, 3, 22, 30), (4, 3, 11, 15)]
+
+
 def test_an_image_is_predicted_alike_alone_and_in_a_batch(model, image):
     torch.testing.assert_close(predict(model, image)[:1], predict(model, image[:1]))
 
@@ -80,6 +136,15 @@ def test_masks_hold_the_strongest_class_whatever_the_batch_size(model, tmp_path,
         probability = predict(model, normalize(folder.image(image_id))[None], scales=(1, 1.5))
         expected = probability[0].argmax(0).numpy()
         assert (read_mask(tmp_path / "masks" / f"{image_id}.png") == expected).all()
+
+
+@pytest.mark.parametrize("combine", COMBINE)
+def test_masks_follow_the_way_that_was_asked_for(model, tmp_path, combine):
+    folder, options = Picture(2), {"scales": (0.4, 1, 2), "flip": False, "combine": combine}
+    segment(model, folder, ["i0", "i1"], tmp_path, **options)
+    for image_id, picture in folder.images.items():
+        expected = predict(model, normalize(picture)[None], **options)[0].argmax(0).numpy()
+        assert (read_mask(tmp_path / f"{image_id}.png") == expected).all()
 
 
 def test_dropout_is_off_while_segmenting(model, tmp_path):

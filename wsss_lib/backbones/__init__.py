@@ -14,22 +14,27 @@ if TYPE_CHECKING:
 BACKBONES = {
     "tiny": ("wsss_lib.backbones.tiny", "Tiny"),
     "mobilenet_v1": ("wsss_lib.backbones.mobilenet_v1", "MobileNetV1"),
-    "resnet50": ("wsss_lib.backbones.resnet50", "ResNet50"),
+    "resnet50": ("wsss_lib.backbones.resnet", "ResNet50"),
+    "resnet101": ("wsss_lib.backbones.resnet", "ResNet101"),
 }
+TORCHVISION = ("resnet50", "resnet101")  # there are weights to fetch, and dilations to put in the place of strides
 
 
-def build(name: str, weights: str | Path = "", output_stride: int = 16) -> Backbone:
+def build(name: str, weights: str | Path = "", output_stride: int = 16, dilated: bool = False) -> Backbone:
     """Make the backbone called `name`.
 
     Parameters
     ----------
     name : str
-        "tiny" (toy scenes), "mobilenet_v1" (photographs on a CPU) or "resnet50" (the papers).
+        "tiny" (toy scenes), "mobilenet_v1" (photographs on a CPU), "resnet50" or "resnet101" (the papers).
     weights : str or Path
         "" draws them at random (from torch's global generator, which the caller seeds); "imagenet" fetches
-        torchvision's (resnet50 only; the one thing here that goes online); else a file with a state dict.
+        torchvision's (ResNets only; the one thing here that goes online); else a file with a state dict.
     output_stride : int
         The largest total stride wanted, in pixels; "tiny" never exceeds 4.
+    dilated : bool
+        Put dilations in the place of the strides that are lost (ResNets only), so that later layers see as much of
+        the image as before.
 
     Returns
     -------
@@ -39,7 +44,7 @@ def build(name: str, weights: str | Path = "", output_stride: int = 16) -> Backb
     Raises
     ------
     WsssError
-        Unknown name, missing or unreadable file, or weights of another network.
+        Unknown name, missing or unreadable file, weights of another network, or no dilated form.
 
     Examples
     --------
@@ -48,8 +53,13 @@ def build(name: str, weights: str | Path = "", output_stride: int = 16) -> Backb
     """
     if name not in BACKBONES:
         raise WsssError(f"backbone={name!r} is unknown: choose one of {', '.join(BACKBONES)}")
+    if dilated and name not in TORCHVISION:
+        raise WsssError(
+            f"dilated=True: {name} has no dilated form; choose {' or '.join(TORCHVISION)}, or dilated=False"
+        )
     module, cls = BACKBONES[name]
-    net = getattr(import_module(module), cls)(output_stride=output_stride)
+    options = {"dilated": True} if dilated else {}
+    net = getattr(import_module(module), cls)(output_stride=output_stride, **options)
     if str(weights):
         load_weights(net, read_weights(name, weights), source=str(weights))
     return net
@@ -84,12 +94,12 @@ def read_weights(name: str, weights: str | Path) -> dict:
     import torch
 
     if str(weights) == "imagenet":
-        if name != "resnet50":
+        if name not in TORCHVISION:
             raise WsssError(f'weights="imagenet": torchvision has none for {name}; give a file')
-        from torchvision.models import ResNet50_Weights
+        from torchvision.models import get_model_weights
 
         try:
-            return ResNet50_Weights.IMAGENET1K_V1.get_state_dict(progress=True, check_hash=True)
+            return get_model_weights(name).IMAGENET1K_V1.get_state_dict(progress=True, check_hash=True)
         except OSError as error:
             raise WsssError(f'weights="imagenet": could not fetch them ({error}); give a file') from error
     path = Path(weights)

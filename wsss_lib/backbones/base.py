@@ -120,7 +120,7 @@ class Backbone(nn.Module):
 def limit_strides(strides: tuple[int, ...], output_stride: int) -> tuple[int, ...]:
     """Set the strides to 1 from the point on where their product would exceed `output_stride`.
 
-    No dilation replaces them (as in IRN), so later layers see less of the image but the map is finer.
+    The map is finer then, and later layers see less of the image (as in IRN) unless they are dilated.
 
     Parameters
     ----------

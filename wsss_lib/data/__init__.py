@@ -26,9 +26,11 @@ _HOMES = {
     "make_superpixels": "superpixels",
     "read_superpixels": "superpixels",
     "Regions": "transforms",
+    "check_scales": "transforms",
     "denormalize": "transforms",
     "normalize": "transforms",
     "resize_image": "transforms",
+    "scale_image": "transforms",
     "train_transform": "transforms",
 }
 __all__ = sorted(_HOMES)

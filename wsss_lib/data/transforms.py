@@ -8,6 +8,7 @@ super-pixels 0, no region.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import inf
 from typing import Any
 
 import torch
@@ -103,6 +104,52 @@ def resize_image(image: Tensor, size: tuple[int, int]) -> Tensor:
     if size == tuple(image.shape[-2:]):
         return image
     return interpolate(image, size=size, mode="bicubic", antialias=True, align_corners=False)
+
+
+def scale_image(image: Tensor, scale: float) -> Tensor:
+    """Resize normalised images by a factor, as `resize_image` does: the views of a multi-scale test.
+
+    Parameters
+    ----------
+    image : Tensor
+        (N, 3, H, W) float.
+    scale : float
+        Factor on height and width, which are rounded, and never less than 1.
+
+    Returns
+    -------
+    Tensor
+        (N, 3, round(scale H), round(scale W)).
+
+    Examples
+    --------
+    >>> scale_image(torch.zeros(2, 3, 8, 9), 0.75).shape
+    torch.Size([2, 3, 6, 7])
+    """
+    return resize_image(image, tuple(max(1, round(side * scale)) for side in image.shape[-2:]))
+
+
+def check_scales(scales: Sequence[float]) -> None:
+    """Refuse scales that are none, not positive or not finite.
+
+    Parameters
+    ----------
+    scales : sequence of float
+        Factors on height and width.
+
+    Raises
+    ------
+    SettingsError
+        For them.
+
+    Examples
+    --------
+    >>> check_scales((1, 0))
+    Traceback (most recent call last):
+    wsss_lib.errors.SettingsError: scales=(1, 0): give one or more positive factors, for example (1, 0.5, 1.5)
+    """
+    if not len(scales) or not all(0 < scale < inf for scale in scales):
+        raise SettingsError(f"scales={tuple(scales)}: give one or more positive factors, for example (1, 0.5, 1.5)")
 
 
 class Regions(tv_tensors.Mask):

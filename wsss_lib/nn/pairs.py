@@ -12,6 +12,7 @@ import math
 from collections.abc import Iterable
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from wsss_lib.data.classes import IGNORE
@@ -84,6 +85,29 @@ def _spans(d: int, n: int) -> tuple[slice, slice]:
     return slice(max(0, -d), max(0, -d) + length), slice(max(0, d), max(0, d) + length)
 
 
+def cell_labels(mask: Tensor, size: tuple[int, int]) -> Tensor:
+    """The label of each cell of a coarser grid: that of the pixel in its middle.
+
+    Parameters
+    ----------
+    mask : Tensor
+        (N, H, W) integers.
+    size : tuple of int
+        (h, w) of the grid, which covers the mask.
+
+    Returns
+    -------
+    Tensor
+        (N, h, w) int64.
+
+    Examples
+    --------
+    >>> cell_labels(torch.arange(12).view(1, 1, 12), (1, 3))
+    tensor([[[ 2,  6, 10]]])
+    """
+    return F.interpolate(mask[:, None].float(), size, mode="nearest-exact")[:, 0].long()
+
+
 def affinity_loss(pairs: Pairs, mask: Tensor) -> dict[str, Tensor]:
     r"""What sure labels teach of affinities: pairs of one label are alike, pairs of two are not.
 
@@ -95,7 +119,7 @@ def affinity_loss(pairs: Pairs, mask: Tensor) -> dict[str, Tensor]:
     Parameters
     ----------
     pairs : iterable of (offset, Tensor)
-        Affinities a in [0, 1], each (N, h - |dy|, w - |dx|).
+        Affinities a in [0, 1], each (N, h - |dy|, w - |dx|); their logarithms are taken in float32 at least.
     mask : Tensor
         (N, h, w) integers: 0 background, 1 to K, 255 unsure. Pairs with an unsure end teach nothing.
 
@@ -130,6 +154,7 @@ def affinity_loss(pairs: Pairs, mask: Tensor) -> dict[str, Tensor]:
                 f"pairs of offset {offset}: shape {tuple(affinity.shape)}, mask's pairs {tuple(first.shape)};"
                 " bring the mask to the affinities' grid"
             )
+        affinity = affinity.to(torch.promote_types(affinity.dtype, torch.float32))  # in bfloat16, 1 + EPS is 1
         sure, same = (first != IGNORE) & (second != IGNORE), first == second
         alike, apart = -(affinity + EPS).log(), -(1 + EPS - affinity).log()
         for name, chosen, values in (

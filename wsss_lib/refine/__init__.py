@@ -1,1 +1,1 @@
-"""From activation maps to pseudo masks: background scores, dense CRF, a pool of processes (no torch here)."""
+"""From activation maps to pseudo masks: background scores, dense CRF, PAMR, random walks along learnt affinities."""

@@ -21,12 +21,14 @@ from wsss_lib.data.masks import write_mask
 from wsss_lib.errors import SettingsError, WsssError
 from wsss_lib.pool import work
 from wsss_lib.refine.maps import background_score, la_ha_mask, read_maps, resize_maps
-from wsss_lib.refine.mean_field import PRESETS, DenseCRFSettings, dense_crf, hard_probability
+from wsss_lib.refine.mean_field import HARD, LA_HA, PRESETS, DenseCRFSettings, dense_crf, hard_probability
 
 if TYPE_CHECKING:
     from wsss_lib.refine.pamr import PAMRSettings  # imports torch
 
 __all__ = [
+    "HARD",
+    "LA_HA",
     "PRESETS",
     "DenseCRFSettings",
     "MaskSettings",
@@ -57,7 +59,7 @@ class MaskSettings:
         Refine the argmax at confidence 0.7, as IRN does, in place of the scores.
     la_ha : tuple of float
         Two values of alpha, or two thresholds: a mask that is sure of its foreground, then one that is sure
-        of its background, for `la_ha_mask` (PSA: 4, 32; IRN's thresholds: 0.3, 0.05). Empty: one mask.
+        of its background, for `la_ha_mask` (published ones: `LA_HA`). Empty: one mask.
     pamr : PAMRSettings or None
         PAMR in place of the CRF.
 

@@ -46,15 +46,32 @@ class DenseCRFSettings:
     bilateral_compat: float = 10
 
 
+_PSA = DenseCRFSettings(10, 3, 3, 80, 13, 10)  # which many took over
 PRESETS = {
-    "irn": DenseCRFSettings(10, 3, 3, 50, 5, 10),  # on hard labels: see `hard_probability`
-    "psa": DenseCRFSettings(10, 3, 3, 80, 13, 10),  # also SEAM, MCTformer seeds, 1-stage-wseg
+    # of maps, on the way to pseudo masks
+    "irn": DenseCRFSettings(10, 3, 3, 50, 5, 10),  # of the labels that IRNet learns from; see HARD
+    "psa": _PSA,
+    "seam": _PSA,
+    "mctformer": _PSA,
     "cpn": DenseCRFSettings(5, 3, 3, 50, 13, 10),  # its helper; its pipeline does not call it
+    # of a single-stage method's masks
+    "ssss": _PSA,
     "ws_fcn": DenseCRFSettings(10, 3, 3, 30, 13, 10),
-    "seam_segment": DenseCRFSettings(1, 3, 3, 32, 13, 10),  # segmentation of SEAM and CPN
+    # of a segmentation network's masks
     "deeplab_v2": DenseCRFSettings(10, 1, 3, 67, 3, 4),
+    "seam_segment": DenseCRFSettings(1, 3, 3, 32, 13, 10),  # CPN's, too
     "mctformer_segment": DenseCRFSettings(10, 4, 3, 83, 5, 3),
 }
+"""Dense CRFs of the published pipelines, as their released code has them."""
+
+HARD = ("irn",)
+"""Presets that refine the argmax of the scores, at confidence 0.7, in place of the scores; see `hard_probability`."""
+
+LA_HA = {
+    "power": {"psa": (4, 32), "seam": (4, 24), "mctformer": (1, 12)},
+    "constant": {"irn": (0.3, 0.05), "advcam": (0.35, 0.15), "recam": (0.35, 0.1), "amn": (0.45, 0.15)},
+}
+"""What leaves the sure pixels only, by kind of background score: two exponents, or two thresholds; see `la_ha_mask`."""
 
 
 def dense_crf(image: np.ndarray, probability: np.ndarray, settings: DenseCRFSettings = PRESETS["psa"]) -> np.ndarray:

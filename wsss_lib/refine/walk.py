@@ -1,7 +1,7 @@
 """Maps that walked: a trained affinity network says how cells belong together, a random walk spreads the maps so.
 
-One idea: a CAM marks part of an object, and its activation walks to the rest of it along cells of high affinity. Written
-as the CAM stage writes its maps, so that whoever reads, scores or thresholds CAMs does the same with walked ones.
+One idea: a CAM marks part of an object, and its activation walks to the rest of it along cells of high affinity.
+Written as the CAM stage writes its maps, so that whoever reads, scores or thresholds CAMs does so with walked ones.
 
 Ahn and Kwak, "Learning Pixel-level Semantic Affinity with Image-level Supervision" (PSA), CVPR 2018; Ahn, Cho and Kwak,
 "Weakly Supervised Learning of Instance Segmentation with Inter-pixel Relations" (IRNet), CVPR 2019.
@@ -97,8 +97,8 @@ def on_grid(maps: Tensor, size: tuple[int, int]) -> Tensor:
 def walk_maps(maps: Tensor, pairs, settings: WalkSettings, keep: Tensor | None = None) -> Tensor:
     r"""Let the maps of one image walk, and bring them to [0, 1] so that a constant threshold makes the mask.
 
-    With a background that walks along, the result is :math:`m_c / (m_c + m_0)`: a class exceeds 0.5 where it exceeds the
-    background. Without, it is :math:`m_c / \max m`, one maximum for all classes.
+    With a background that walks along, the result is :math:`m_c / (m_c + m_0)`: a class exceeds 0.5 where it exceeds
+    the background. Without, it is :math:`m_c / \max m`, one maximum for all classes.
 
     Parameters
     ----------
@@ -118,10 +118,10 @@ def walk_maps(maps: Tensor, pairs, settings: WalkSettings, keep: Tensor | None =
 
     Examples
     --------
-    >>> alike = [((0, 1), torch.ones(1, 1))]
+    >>> alike = [((0, 1), torch.ones(1, 1, 1))]
     >>> walk_maps(torch.tensor([[[1.0, 0.0]]]), alike, WalkSettings())
-    tensor([[[1.0000, 1.0000]]])
-    >>> walk_maps(torch.tensor([[[1.0, 0.0]]]), alike, WalkSettings(background="power"))
+    tensor([[[1., 1.]]])
+    >>> walk_maps(torch.tensor([[[1.0, 0.0]]]), alike, WalkSettings(background="power")).round(decimals=4)
     tensor([[[0.5000, 0.5000]]])
     """
     if len(maps) == 0:

@@ -1,14 +1,15 @@
 """Masks from a trained segmentation network: several scales and the mirror image, optionally a dense CRF.
 
-One idea: the same picture at several sizes, and mirrored, gives opinions that err differently; average them.
-What is averaged differs between code bases: here the softmax probabilities, at image size; the code around
-SEAM averages logits, deeplab-pytorch takes their maximum.
+One idea: the same picture at several sizes, and mirrored, gives opinions that err differently; let them speak as one.
+How they do differs between code bases, and `COMBINE` names three ways: the mean of the probabilities is the kit's own,
+the mean of the scores that of the code around SEAM, the largest score that of deeplab-pytorch. Here all views have the
+size of the image when they meet; deeplab-pytorch takes the maximum on the network's grid and enlarges it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from functools import partial, reduce
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,7 +21,7 @@ from tqdm import tqdm
 
 from wsss_lib.data.masks import write_mask
 from wsss_lib.data.samples import batches_of_one_size
-from wsss_lib.data.transforms import normalize, resize_image
+from wsss_lib.data.transforms import check_scales, normalize, scale_image
 from wsss_lib.errors import SettingsError
 from wsss_lib.pool import work
 from wsss_lib.refine.mean_field import DenseCRFSettings, refined_labels
@@ -32,11 +33,24 @@ SCALES = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
 """Test scales of the segmentation stage of SEAM and CPN."""
 
 
+COMBINE = ("mean", "mean_logits", "max")
+"""Of probabilities the mean; of scores (logits) the mean, or at each place the largest."""
+
+
 @torch.inference_mode()
 def predict(
-    model: Callable[[Tensor], Tensor], image: Tensor, scales: Sequence[float] = SCALES, flip: bool = True
+    model: Callable[[Tensor], Tensor],
+    image: Tensor,
+    scales: Sequence[float] = SCALES,
+    flip: bool = True,
+    combine: str = "mean",
 ) -> Tensor:
-    """Mean softmax probability of each class over scales and mirror images.
+    r"""Probability of each class at each pixel, from several scales and mirror images.
+
+    With the scores :math:`s_v` of view v at image size, these are, in the order of `COMBINE`,
+
+    .. math:: \frac{1}{V} \sum_v \mathrm{softmax}(s_v), \qquad \mathrm{softmax}(\frac{1}{V} \sum_v s_v), \qquad
+              \mathrm{softmax}(\max_v s_v)
 
     Parameters
     ----------
@@ -48,6 +62,8 @@ def predict(
         Factors on height and width.
     flip : bool
         Also look at the mirror image, in the same batch.
+    combine : str
+        One of `COMBINE`.
 
     Returns
     -------
@@ -57,21 +73,31 @@ def predict(
     Raises
     ------
     SettingsError
-        If there is no scale, or one is not positive.
+        If there is no scale, one is not positive, or `combine` is unknown.
 
     Examples
     --------
     >>> predict(torch.nn.Conv2d(3, 5, 1), torch.zeros(2, 3, 6, 8), scales=(0.5, 1)).shape
     torch.Size([2, 5, 6, 8])
     """
-    size = image.shape[-2:]
-    return mean_over_views(lambda views: enlarge(model(views), size).softmax(dim=1), image, scales, flip)
+    check_combine(combine)
+
+    def scores(views: Tensor) -> Tensor:
+        return enlarge(model(views), image.shape[-2:])
+
+    if combine == "mean":
+        return over_views(lambda views: scores(views).softmax(dim=1), image, scales, flip)
+    return over_views(scores, image, scales, flip, largest=combine == "max").softmax(dim=1)
 
 
-def mean_over_views(
-    maps: Callable[[Tensor], Tensor], image: Tensor, scales: Sequence[float] = SCALES, flip: bool = True
+def over_views(
+    maps: Callable[[Tensor], Tensor],
+    image: Tensor,
+    scales: Sequence[float] = SCALES,
+    flip: bool = True,
+    largest: bool = False,
 ) -> Tensor:
-    """Mean of what `maps` makes of images at several scales and of their mirror images.
+    """Mean, or at each place the largest, of what `maps` makes of images at several scales and of their mirror images.
 
     Parameters
     ----------
@@ -83,6 +109,8 @@ def mean_over_views(
         Factors on height and width.
     flip : bool
         Also look at the mirror image, in the same batch: M is 2 N then.
+    largest : bool
+        The largest in the place of the mean.
 
     Returns
     -------
@@ -96,19 +124,21 @@ def mean_over_views(
     Examples
     --------
     >>> picture = torch.arange(4.0).view(1, 1, 1, 4)
-    >>> mean_over_views(lambda views: views, picture, scales=(1,)).flatten()
+    >>> over_views(lambda views: views, picture, scales=(1,)).flatten()
     tensor([0., 1., 2., 3.])
     """
     check_scales(scales)
-    size, total = image.shape[-2:], 0.0
-    for scale in scales:
-        scaled = resize_image(image, tuple(max(1, round(side * scale)) for side in size))
-        found = maps(torch.cat([scaled, scaled.flip(-1)]) if flip else scaled)
-        if flip:
-            plain, mirrored = found.chunk(2)
-            found = (plain + mirrored.flip(-1)) / 2
-        total = total + found
-    return total / len(scales)
+    join = torch.maximum if largest else torch.add
+
+    def at(scale: float) -> Tensor:
+        scaled = scale_image(image, scale)
+        if not flip:
+            return maps(scaled)
+        plain, mirrored = maps(torch.cat([scaled, scaled.flip(-1)])).chunk(2)
+        return join(plain, mirrored.flip(-1))
+
+    together = reduce(join, map(at, scales))
+    return together if largest else together / (len(scales) * (1 + flip))
 
 
 def enlarge(maps: Tensor, size: tuple[int, int]) -> Tensor:
@@ -133,27 +163,27 @@ def enlarge(maps: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(maps.float(), size, mode="bilinear", align_corners=False)
 
 
-def check_scales(scales: Sequence[float]) -> None:
-    """Refuse test scales that are none or not positive.
+def check_combine(combine: str) -> None:
+    """Refuse a way to combine views that is not there.
 
     Parameters
     ----------
-    scales : sequence of float
-        Factors on height and width.
+    combine : str
+        A name.
 
     Raises
     ------
     SettingsError
-        For them.
+        If it is none of `COMBINE`.
 
     Examples
     --------
-    >>> check_scales((1, 0))
+    >>> check_combine("median")
     Traceback (most recent call last):
-    wsss_lib.errors.SettingsError: scales=(1, 0): give one or more positive factors
+    wsss_lib.errors.SettingsError: combine='median': choose one of mean, mean_logits, max
     """
-    if not scales or min(scales) <= 0:
-        raise SettingsError(f"scales={tuple(scales)}: give one or more positive factors")
+    if combine not in COMBINE:
+        raise SettingsError(f"combine={combine!r}: choose one of {', '.join(COMBINE)}")
 
 
 def segment(
@@ -164,6 +194,7 @@ def segment(
     *,
     scales: Sequence[float] = SCALES,
     flip: bool = True,
+    combine: str = "mean",
     batch_size: int = 1,
     device: torch.device | str = "cpu",
     crf: DenseCRFSettings | None = None,
@@ -181,7 +212,7 @@ def segment(
         Image ids.
     mask_dir : path
         Receives `<id>.png`.
-    scales, flip
+    scales, flip, combine
         As in `predict`.
     batch_size : int
         Images at a time; only images of equal size share a batch.
@@ -208,7 +239,7 @@ def segment(
         return 0
     mask_dir.mkdir(parents=True, exist_ok=True)
     model = model.to(device, memory_format=torch.channels_last).eval()
-    predictor = partial(predict, model, scales=scales, flip=flip)
+    predictor = partial(predict, model, scales=scales, flip=flip, combine=combine)
     predictions = _predictions(predictor, folder, missing, batch_size, device)
     if crf is None:
         masks = ((i, probability.argmax(0).byte().cpu().numpy()) for i, _, probability in predictions)

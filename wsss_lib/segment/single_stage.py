@@ -21,11 +21,11 @@ from tqdm import tqdm
 
 from wsss_lib.data.masks import write_mask
 from wsss_lib.data.samples import batches_of_one_size
-from wsss_lib.data.transforms import normalize
+from wsss_lib.data.transforms import check_scales, normalize
 from wsss_lib.errors import SettingsError, WsssError
 from wsss_lib.pool import work
 from wsss_lib.refine.dense_crf import MaskSettings, pseudo_mask
-from wsss_lib.segment.predict import check_scales, enlarge, mean_over_views
+from wsss_lib.segment.predict import enlarge, over_views
 
 if TYPE_CHECKING:
     from wsss_lib.data.folder import VOCFolder
@@ -115,7 +115,7 @@ def predict_masks(
         probability.extend(y.float().sigmoid().split(len(image)))
         return enlarge(masks, image.shape[2:])
 
-    masks = mean_over_views(soft_masks, image, scales, flip)
+    masks = over_views(soft_masks, image, scales, flip)
     return torch.stack(probability).amax(0), masks
 
 
