@@ -483,8 +483,7 @@ def seed_of(image_id):
     return localize.seed(cam, settings.localize.threshold).numpy()
 
 
-mask_stages = {"dense CRF": stages.make_pseudo_masks(run)}
-mask_dir = mask_stages["dense CRF"].folder("masks")
+mask_dir = stages.make_pseudo_masks(run).folder("masks")
 scored = pd.DataFrame({"id": seed_ids[:400]})
 truths = {i: folder.mask(i).numpy() for i in scored["id"]}
 scored["seed"] = [foreground_iou(seed_of(i), truths[i]) for i in scored["id"]]
@@ -670,50 +669,61 @@ columns = ["labelled (%)", "foreground right (%)", "background right (%)"]
 # - **different**, if both are sure and their labels differ;
 # - **nothing**, if one of them is not sure.
 
-# %% tags=["nbval-ignore-output"]
+# %%
 own, taught_by = settings.affinity_net, stages.affinity_label_settings(ways["AffinityNet"].settings)
+near = pairs.offsets(own.radius)
+print(f"{len(near)} offsets nearer than {own.radius:g} cells: {near[:6]}, ...")
 
 
-def cells_of(mask):
-    """Labels of the cells of AffinityNet's grid (h, w)."""
-    size = [-(-side // own.stride) for side in mask.shape]
-    return pairs.cell_labels(torch.as_tensor(mask, dtype=torch.int64)[None], size)[0]
+def cells_of(mask, size=None):
+    """Labels of the cells of a grid, AffinityNet's if no size is given (1, h, w)."""
+    size = size or [int(np.ceil(side / own.stride)) for side in mask.shape]
+    return pairs.cell_labels(torch.as_tensor(mask, dtype=torch.int64)[None], size)
 
 
-def around(labels, y, x):
-    """The neighbours (row, column) of a cell, by what the pair with each teaches."""
-    found = {"alike": [], "different": [], "nothing": []}
-    for dy, dx in pairs.offsets(own.radius):
-        for v, u in ((y + dy, x + dx), (y - dy, x - dx)):
-            if 0 <= v < labels.shape[0] and 0 <= u < labels.shape[1]:
-                a, b = int(labels[y, x]), int(labels[v, u])
-                found["nothing" if IGNORE in (a, b) else "alike" if a == b else "different"].append((v, u))
+def kinds_of(labels, offset):
+    """What all pairs of one offset teach: boolean maps (1, h - |dy|, w - |dx|)."""
+    a, b = pairs.ends(labels, offset)
+    sure, same = (a != IGNORE) & (b != IGNORE), a == b
+    return {"alike": sure & same, "different": sure & ~same, "nothing": ~sure}
+
+
+taught = {i: cells_of(pseudo_mask(*look(i)[:3], taught_by)) for i in some}
+count = {i: sum(int(kinds_of(labels, d)["different"].sum()) for d in near) for i, labels in taught.items()}
+busy = max(count, key=count.get)  # the image with the most pairs of two labels
+
+# %% tags=["nbval-ignore-output"]
+labels, neighbours = taught[busy][0].numpy(), [*near, *((-dy, -dx) for dy, dx in near)]
+(h, w), colours = labels.shape, {"alike": viz.COLORS[2], "different": viz.COLORS[3], "nothing": "grey"}
+
+
+def around(y, x):
+    """The neighbours of a cell by what the pair with each teaches: a place (column, row) for each."""
+    found = {kind: [] for kind in colours}
+    for v, u in ((y + dy, x + dx) for dy, dx in neighbours if 0 <= y + dy < h and 0 <= x + dx < w):
+        pair = labels[y, x], labels[v, u]
+        found["nothing" if IGNORE in pair else "alike" if pair[0] == pair[1] else "different"].append((u, v))
     return found
 
 
-print(
-    f"{len(pairs.offsets(own.radius))} offsets nearer than {own.radius:g} cells: {pairs.offsets(own.radius)[:6]}, ..."
-)
-
-# %% tags=["nbval-ignore-output"]
-sure = cells_of(pseudo_mask(*look(easy)[:3], taught_by)).numpy()
-places = {"foreground": (sure > 0) & (sure < IGNORE), "background": sure == 0, "unsure": sure == IGNORE}
-places = {name: np.argwhere(where if where.any() else sure >= 0) for name, where in places.items()}
 figure, axes = plt.subplots(1, 3, figsize=(7.4, 2.7), layout="constrained")
-small_picture = Image.fromarray(viz.as_array(folder.image(easy))).resize(sure.shape[::-1], Image.Resampling.BOX)
-for axis, (name, cells) in zip(axes, places.items(), strict=True):
-    mixed = [min(len(around(sure, *cell)[kind]) for kind in ("different", "nothing")) for cell in cells]
-    y, x = cells[int(np.argmax(mixed))]
-    axis.imshow(viz.overlay_mask(np.asarray(small_picture), sure, 0.5))
+back = Image.fromarray(viz.as_array(folder.image(busy))).resize((w, h), Image.Resampling.BOX)
+front = (labels > 0) & (labels != IGNORE)
+for axis, (name, where) in zip(
+    axes, {"foreground": front, "background": labels == 0, "unsure": labels == IGNORE}.items(), strict=True
+):
+    cells = np.argwhere(where if where.any() else labels >= 0)
+    cells = sorted(cells, key=lambda cell: np.abs(cell - np.array([h, w]) / 2).sum())  # nearest to the middle first
+    y, x = max(cells, key=lambda cell: len(around(*cell)["different"]))
+    axis.imshow(viz.overlay_mask(np.asarray(back), labels, 0.6))
     axis.plot(x, y, "*", color="black", markersize=11)
-    for (kind, near), colour in zip(around(sure, y, x).items(), (viz.COLORS[2], viz.COLORS[3], "grey"), strict=True):
-        if near:
-            axis.plot(*np.transpose(near)[::-1], "o", color=colour, markersize=3, label=f"{kind} {len(near)}")
-    axis.set(title=f"a cell: {name}", xticks=[], yticks=[], xlim=(x - 9, x + 9), ylim=(y + 9, y - 9))
+    for kind, places in around(y, x).items():
+        axis.plot(*np.reshape(places, (-1, 2)).T, "o", color=colours[kind], markersize=3, label=f"{kind} {len(places)}")
+    axis.set(title=f"a cell: {name}", xticks=[], yticks=[])
     axis.legend(fontsize=7, loc="upper left", framealpha=0.9)
 viz.show(
     figure,
-    "Three cells (stars) of the easy image and all of their neighbours: what does each pair teach? White cells are unsure.",
+    "Three cells (stars) of one image and their neighbours: what does each pair teach? Coloured cells are sure foreground, white ones unsure.",
 )
 
 # %% [markdown]
@@ -721,27 +731,20 @@ viz.show(
 # no label says where. Let us count the kinds, and judge the lessons by true masks (for looking only). Note that a pair may
 # be right though both labels are wrong: two cells of grass, both called *sheep*, are alike.
 
-
 # %% tags=["nbval-ignore-output"]
-def kinds_of(labels, offset):
-    """What the pairs of one offset teach, by kind: boolean maps."""
-    a, b = pairs.ends(labels, offset)
-    surely, same = (a != IGNORE) & (b != IGNORE), a == b
-    alike = {"alike, background": surely & same & (a == 0), "alike, foreground": surely & same & (a > 0)}
-    return {**alike, "different": surely & ~same, "nothing": ~surely}
-
-
 counts = {}
-for i in some:
-    labels, truth = cells_of(pseudo_mask(*look(i)[:3], taught_by)), cells_of(folder.mask(i))
-    for offset in pairs.offsets(own.radius):
-        (u, v), (a, b) = pairs.ends(truth, offset), pairs.ends(labels, offset)
+for i, labels in taught.items():
+    truth = cells_of(folder.mask(i))
+    for offset in near:
+        (a, b), (u, v) = pairs.ends(labels, offset), pairs.ends(truth, offset)
         known, right = (u != IGNORE) & (v != IGNORE), (u == v) == (a == b)
-        for kind, chosen in kinds_of(labels, offset).items():
-            line = np.array([int(part.sum()) for part in (chosen, chosen & known, chosen & known & right)])
-            counts[kind] = counts.get(kind, 0) + line
-everything = sum(n for n, _, _ in counts.values())
-rows = {k: [100 * n / everything, np.nan if k == "nothing" else 100 * r / max(m, 1)] for k, (n, m, r) in counts.items()}
+        kinds, alike = kinds_of(labels, offset), kinds_of(labels, offset)["alike"]
+        kinds = {"alike, background": alike & (a == 0), "alike, foreground": alike & (a > 0), **kinds}
+        for kind, chosen in kinds.items():
+            numbers = [int(part.sum()) for part in (chosen, chosen & known, chosen & known & right)]
+            counts[kind] = counts.get(kind, 0) + np.array(numbers)
+total = counts["alike"][0] + counts["different"][0] + counts["nothing"][0]
+rows = {k: [100 * n / total, np.nan if k == "nothing" else 100 * r / max(m, 1)] for k, (n, m, r) in counts.items()}
 pd.DataFrame(rows, index=["of all pairs (%)", "right (%)"]).T.round(1)
 
 # %% [markdown]
@@ -776,11 +779,11 @@ for y in range(by_hand.shape[0]):
 by_library = dict(affinity_net.feature_affinity(features, radius=5))
 np.testing.assert_allclose(by_hand, by_library[dy, dx][0], rtol=1e-4)
 
-a, labels = by_library[dy, dx], pairs.cell_labels(torch.as_tensor(sure)[None].long(), f.shape[1:])
-terms, kinds = pairs.affinity_loss([((dy, dx), a)], labels), kinds_of(labels, (dy, dx))
-for name, kind in zip(terms, list(kinds)[:3], strict=True):
-    cost = -torch.log(1 + pairs.EPS - a if kind == "different" else a + pairs.EPS)[kinds[kind]]
-    np.testing.assert_allclose(cost.mean() if len(cost) else 0, terms[name], rtol=1e-4)
+a, labels = by_library[dy, dx], cells_of(pseudo_mask(*look(easy)[:3], taught_by), f.shape[1:])
+terms = pairs.affinity_loss([((dy, dx), a)], labels)
+different = kinds_of(labels, (dy, dx))["different"]
+cost = -torch.log(1 + pairs.EPS - a[different]).mean().nan_to_num()
+np.testing.assert_allclose(cost, terms["different"], rtol=1e-4)
 print(f"features {f.shape}, affinities of offset {(dy, dx)} {by_hand.shape}: by hand as by the library, and the loss")
 
 # %% [markdown]
@@ -811,15 +814,15 @@ drawn, middle = np.zeros((13, 13)), 6
 drawn[4, :6], drawn[4, 7:], drawn[:, 9] = 0.9, 0.9, 0.6
 seen = np.zeros_like(drawn)
 seen[middle, middle] = 1
-library = dict(boundary.boundary_affinity(torch.tensor(drawn)[None], radius=5))
-for (dy, dx), a in library.items():
+for (dy, dx), a in boundary.boundary_affinity(torch.tensor(drawn)[None], radius=5):
     assert path_by_hand(dy, dx) == set(boundary.path((dy, dx)))
-    for s in (1, -1):  # to one side and to the other
+    for s in (1, -1):  # the neighbour ahead, and the one behind
         way = [(middle + s * y, middle + s * x) for y, x in path_by_hand(dy, dx)]
         seen[middle + s * dy, middle + s * dx] = 1 - max(drawn[cell] for cell in way)
-    first, second = pairs.ends(torch.arange(169).view(13, 13), (dy, dx))
-    assert abs(float(a[0][first == 84]) - seen[middle + dy, middle + dx]) < 1e-6
-    assert abs(float(a[0][second == 84]) - seen[middle - dy, middle - dx]) < 1e-6
+    here, there = (middle, middle + min(0, dx)), (middle - dy, middle - max(0, dx))  # as pairs are counted: see `ends`
+    np.testing.assert_allclose(a[0][here], seen[middle + dy, middle + dx])
+    np.testing.assert_allclose(a[0][there], seen[middle - dy, middle - dx])
+print("paths and affinities by hand: as by the library")
 figure = viz.grid([[drawn, seen]], [r"boundary $\mathcal{B}$", "affinities of the middle cell"], size=2)
 viz.show(
     figure,
@@ -840,19 +843,16 @@ viz.show(
 # %% tags=["nbval-ignore-output"]
 LEARNT, lines = ("AffinityNet", "IRNet"), {}
 for name in LEARNT:
-    labels, trained = stages.make_affinity_labels(ways[name]), stages.train_affinity(ways[name])
-    right = labels.metrics["right"]
+    found, trained = stages.make_affinity_labels(ways[name]).metrics, stages.train_affinity(ways[name])
+    weights = [p for p in stages.load_affinity(ways[name]).parameters() if p.requires_grad]
     lines[name] = {
-        "la, ha": settings[f"{HOW[name]}_labels"].la_ha,
-        "sure pixels (%)": f"{100 * labels.metrics['sure']:.1f}",
-        "of these right (%)": "no true masks" if right is None else f"{100 * right:.1f}",
+        "sure pixels (%)": 100 * found["sure"],
+        "of these right (%)": 100 * found["right"] if found["right"] is not None else np.nan,
         "pixels a cell": settings[HOW[name]].stride,
-        "parameters that learn": sum(
-            p.numel() for p in stages.load_affinity(ways[name]).parameters() if p.requires_grad
-        ),
-        "training (s)": round(trained.metrics["seconds"]),
+        "parameters that learn": sum(p.numel() for p in weights),
+        "training (s)": trained.metrics["seconds"],
     }
-pd.DataFrame(lines).T
+pd.DataFrame(lines).T.round(1)
 
 # %% tags=["nbval-ignore-output"]
 figure, axes = plt.subplots(1, 2, figsize=(7.4, 2.7), sharey=True, layout="constrained")
@@ -952,16 +952,18 @@ viz.show(
 # too?
 #
 # IRNet's affinities are a single map, which one can look at directly. For AffinityNet we draw the nearest thing: 1 minus the
-# mean affinity of a cell with the cells to its right and below, scaled to a maximum of 1. Below the easy and the hard image
+# mean affinity of a cell with the four next to it, scaled to a maximum of 1. Below the easy and the hard image
 # stand those that the CRF helped most and harmed most.
 
 # %% tags=["nbval-ignore-output"]
 rows = []
 for i in (easy, hard, scored["id"].iloc[0], scored["id"].iloc[-1]):
     found, keep = affinities_of("AffinityNet", i)
-    unlike = torch.zeros(1, *keep.shape)
+    unlike, number = torch.zeros(2, 1, *keep.shape)
     for offset in ((0, 1), (1, 0)):
-        pairs.ends(unlike, offset)[0].add_(1 - dict(found)[offset], alpha=0.5)
+        for part in zip(pairs.ends(unlike, offset), pairs.ends(number, offset), strict=True):
+            part[0].add_(1 - dict(found)[offset]), part[1].add_(1)
+    unlike = unlike / number
     edge = 1 - affinities_of("IRNet", i)[1]
     rows.append([look(i)[0], unlike[0] / unlike.max(), edge, row_of(i)[-1]])
 titles = ["image", "AffinityNet:\nunlike neighbours", "IRNet:\nboundary", "true mask"]
@@ -977,24 +979,22 @@ viz.show(figure, "What the two networks take for boundaries. No label ever said 
 # a coin, 100 % is perfect.
 
 # %% tags=["nbval-ignore-output"]
-values = {(taught, network): ([], []) for taught in ("taught", "untaught") for network in LEARNT}
+values = {(kind, network): ([], []) for kind in ("taught", "untaught") for network in LEARNT}
 for i in some[:24]:
     for network in LEARNT:
-        found, keep = affinities_of(network, i)
-        how = stages.affinity_label_settings(ways[network].settings)
-        masks = [pseudo_mask(*look(i)[:3], how), folder.mask(i).numpy()]
-        labels, truth = (pairs.cell_labels(torch.as_tensor(m)[None].long(), keep.shape) for m in masks)
+        (found, keep), how = affinities_of(network, i), stages.affinity_label_settings(ways[network].settings)
+        labels, truth = (cells_of(m, keep.shape) for m in (pseudo_mask(*look(i)[:3], how), folder.mask(i)))
         for offset, a in found:
             (u, v), nothing = pairs.ends(truth, offset), kinds_of(labels, offset)["nothing"]
             known = (u != IGNORE) & (v != IGNORE)
-            for taught, chosen in {"taught": ~nothing, "untaught": nothing}.items():
-                for side, group in enumerate((u == v, u != v)):
-                    values[taught, network][side].append(a[known & chosen & group].numpy())
+            for kind, chosen in {"taught": known & ~nothing, "untaught": known & nothing}.items():
+                values[kind, network][0].append(a[chosen & (u == v)])
+                values[kind, network][1].append(a[chosen & (u != v)])
 lines = {}
 for key, groups in values.items():
-    alike, apart = (np.concatenate(group) for group in groups)
-    higher = np.searchsorted(np.sort(apart), alike).mean() / max(len(apart), 1) if len(alike) else np.nan
-    lines[key] = [alike.mean() if len(alike) else np.nan, apart.mean() if len(apart) else np.nan, 100 * higher]
+    alike, apart = (torch.cat(group).sort().values for group in groups)
+    higher = torch.searchsorted(apart, alike).float().mean() / max(len(apart), 1)
+    lines[key] = [float(alike.mean()), float(apart.mean()), 100 * float(higher)]
 pd.DataFrame(lines, index=["truly alike", "truly different", "alike is higher (%)"]).T.round(2)
 
 # %% [markdown]
@@ -1007,27 +1007,24 @@ pd.DataFrame(lines, index=["truly alike", "truly different", "alike is higher (%
 #
 # Column $j$ holds the chances that a walker on cell $j$ steps to each other cell, or stays. So $M T$ gives each cell a mean
 # of the map over its neighbours, each weighted by how alike it is. That is PAMR's sentence again, with *alike* learnt.
-# $2^t$ steps give a mean over everything that can be reached in so many. By hand, on a corner of the easy image of
+# $2^t$ steps give a mean over everything that can be reached in so many. By hand, on a piece of the easy image of
 # $16 \times 16$ cells:
 
 # %% tags=["nbval-ignore-output"]
-beta = dials["AffinityNet"].beta
-middle = [
-    min(max(0, p - 8 * own.stride), max(0, n - 16 * own.stride))
-    for p, n in zip(two_pixels(easy)[0], folder.size(easy), strict=True)
-]
-rows_, columns_ = (slice(int(m), int(m) + int(16 * own.stride)) for m in middle)
+beta, side = dials["AffinityNet"].beta, int(16 * own.stride)
+top, left = (max(0, p - side // 2) for p in two_pixels(easy)[0])
+part = slice(top, top + side), slice(left, left + side)
 with torch.no_grad():
-    found, keep = nets["AffinityNet"].affinities(normalize(folder.image(easy))[None, :, rows_, columns_])
+    found, keep = nets["AffinityNet"].affinities(normalize(folder.image(easy))[None, :, part[0], part[1]])
     found = [(offset, a.double()) for offset, a in found]
-size, number = keep.shape[1:], torch.arange(keep[0].numel()).view(keep.shape[1:])
+number = torch.arange(keep[0].numel()).view(keep.shape[1:])
 A = np.eye(number.numel())
 for offset, a in found:
     i, j = (end.flatten().numpy() for end in pairs.ends(number, offset))
     A[i, j] = A[j, i] = a.flatten()
 T = A**beta / (A**beta).sum(0)
 np.testing.assert_allclose(T.sum(0), 1)
-M = walk.on_grid(torch.from_numpy(look(easy)[1][:, rows_, columns_]).double(), tuple(size)).numpy()
+M = walk.on_grid(torch.from_numpy(look(easy)[1][:, part[0], part[1]]).double(), tuple(number.shape)).numpy()
 print(f"{number.numel()} cells, T {T.shape}, at most {(T > 0).sum(0).max()} numbers of a column are not 0")
 
 # %% tags=["nbval-ignore-output"]
@@ -1045,7 +1042,7 @@ np.testing.assert_allclose(
 )
 np.testing.assert_allclose(np.ones(len(T)) @ power, 1)
 print("256 steps = 8 squarings = the library's random_walk; a map of ones stays a map of ones")
-picture = viz.as_array(folder.image(easy))[rows_, columns_]
+picture = viz.as_array(folder.image(easy))[part]
 steps = [0, 1, 4, 16, 64, 256]
 figure = viz.grid(
     [[picture, *(shown[n] for n in steps)]], ["image", *(f"{n} step{'s' * (n != 1)}" for n in steps)], size=1.2
@@ -1114,8 +1111,8 @@ for b, colour in zip(betas, viz.COLORS, strict=False):
     axis.plot(2.0 ** np.arange(21), ranges, color=colour, label=rf"$\beta={b:g}$")
     if ranges[-1] < 1e-6:  # it has arrived: at the mean, cells counted by their weight
         np.testing.assert_allclose((first @ power).mean(), (first @ weight).item() / weight.sum(), rtol=1e-4)
-for network, line in zip(LEARNT, (":", "--"), strict=True):
-    axis.axvline(2 ** dials[network].t, color="grey", linestyle=line, label=f"{network}'s setting")
+for t in {dials[network].t for network in LEARNT}:
+    axis.axvline(2**t, color="grey", linestyle=":", label="setting")
 axis.set(xscale="log", xlabel="steps", ylabel="range left", ylim=(0, 1.02))
 axis.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
 viz.show(figure, "The range of a map (largest minus smallest value) during a walk, as a share of what it was.")
@@ -1148,30 +1145,20 @@ for network in LEARNT:
 
 # %% [markdown]
 # Now all five ways, for all images. In the figure: the easy image and the hard one, the images where the two walks together
-# gained most and least over the seed, and where the CRF gained most and lost most. Numbers on the left are the IoU of the seed
-# and its change by dense CRF, PAMR, AffinityNet and IRNet, in points.
+# gained most and lost most against the seed. The table above the figure has the IoU of each; on the left stands that of the seed.
 
 # %% tags=["nbval-ignore-output"]
-for name in ways:
-    mask_stages.setdefault(name, stages.make_pseudo_masks(ways[name]))
-    where = mask_stages[name].folder("masks")
-    scored[name] = [foreground_iou(read_mask(where / f"{i}.png"), truths[i]) for i in scored["id"]]
-both = scored[list(LEARNT)].mean(1) - scored["seed"]
-picked = {
-    "easy": scored.index[scored["id"] == easy][0] if easy in truths else 0,
-    "hard": scored.index[scored["id"] == hard][0] if hard in truths else 0,
-    "walks: best": both.idxmax(),
-    "walks: worst": both.idxmin(),
-    "CRF: best": (scored["dense CRF"] - scored["seed"]).idxmax(),
-    "CRF: worst": (scored["dense CRF"] - scored["seed"]).idxmin(),
-}
-rows, names = [], []
-for name, place in picked.items():
-    line = scored.loc[place]
-    rows.append(row_of(line["id"], *(read_mask(mask_stages[w].folder("masks") / f"{line['id']}.png") for w in ways)))
-    change = " ".join(f"{line[w] - line['seed']:+.0f}" for w in list(ways)[1:])
-    names.append(f"{name}\n{line['seed']:.0f}: {change}")
-figure = viz.grid(rows, ["image", *ways, "true mask"], names, size=1.1)
+mask_stages = {name: stages.make_pseudo_masks(one) for name, one in ways.items()}
+for name, stage in mask_stages.items():
+    masks = [read_mask(stage.folder("masks") / f"{i}.png") for i in scored["id"]]
+    scored[name] = [foreground_iou(m, truths[i]) for m, i in zip(masks, scored["id"], strict=True)]
+both = scored[list(LEARNT)].mean(axis=1) - scored["seed"]
+places = {"walks: best": both.idxmax(), "walks: worst": both.idxmin()}
+picked = {"easy": easy, "hard": hard, **{name: scored["id"][place] for name, place in places.items()}}
+rows = [row_of(i, *(read_mask(s.folder("masks") / f"{i}.png") for s in mask_stages.values())) for i in picked.values()]
+names = [f"{name}\n{foreground_iou(seed_of(i), folder.mask(i).numpy()):.0f}" for name, i in picked.items()]
+print(scored.set_index("id").reindex(picked.values()).set_axis(picked)[list(ways)].round().to_string())
+figure = viz.grid(rows, ["image", *mask_stages, "true mask"], names, size=1.1)
 viz.show(
     viz.legend(figure, folder.classes), "Five ways from the same maps to masks, successes and failures of each kind."
 )
@@ -1209,9 +1196,7 @@ columns = [
     "best mIoU (%)",
     "at threshold, chosen WITH masks",
 ]
-pd.DataFrame(rows, columns=columns).sort_values("masks", key=lambda names: names.map(list(ways).index)).set_index(
-    "masks"
-)
+pd.DataFrame(rows, columns=columns).set_index("masks")
 
 # %% [markdown]
 # First compare the *gains* of the first column of numbers with the gain that the best threshold alone gives the seed. A
@@ -1226,6 +1211,7 @@ for name in ways:
     lines[name] = {**score["iou"], **{f"({group})": v for group, v in (score.get("groups") or {}).items()}}
 table = (100 * pd.DataFrame(lines, dtype=float)).dropna().T
 figure = viz.heatmap(table, list(table.index), "class, or group of images", "", list(table.columns), decimals=0)
+figure.axes[0].tick_params("y", rotation=0)
 viz.show(figure, "IoU of each class in percent, and for toy scenes the mIoU of both groups of images.")
 
 # %% [markdown]
@@ -1240,7 +1226,7 @@ viz.show(figure, "IoU of each class in percent, and for toy scenes the mIoU of b
 # scenes and on photographs; if not, which of them depends most on a colour that fills an object evenly? And do the two that
 # learn gain enough over PAMR, which needs no training at all, to be worth their seconds?
 
-# %% tags=["nbval-ignore-output"]
+# %%
 COLUMNS = {"miou": "mIoU (%)", "pixel_accuracy": "pixel accuracy (%)"}
 for name, where in {"refinements": "toy scenes, demo", "refinements_photographs": "photographs, laptop"}.items():
     table = results.read(name)
