@@ -92,6 +92,7 @@ from wsss_lib.refine.maps import read_maps
 from wsss_lib.runs import Run
 from wsss_lib.settings import load
 
+# %% tags=["nbval-ignore-output"]
 folder = ready(load(profile, overrides), dataset, data_root)
 HOW = {"seed": "none", "dense CRF": "dense_crf", "PAMR": "pamr", "AffinityNet": "affinity_net", "IRNet": "irnet"}
 ways = {
@@ -164,14 +165,14 @@ viz.show(
 
 # %% [markdown]
 # Nobody told the CRF what an object is. The outline in the right column comes from the colours of this one image. A
-# seed needs only to start in the right place, and its opinion then spreads as far as the colour goes. And no farther: an
-# object of two colours is, for these kernels, two things. Keep this figure in mind; further below a *trained network*
-# answers the same question, and its answer need not be about colour.
+# seed needs only to start in the right place, and its opinion then spreads as far as the colour goes. And no farther:
+# an object of two colours is, for these kernels, two things. Keep this figure in mind; further below a *trained
+# network* answers the same question, and its answer need not be about colour.
 #
 # ## The energy
 #
-# A labelling $x$ gives each pixel $i$ one of $L$ labels: background, or a class that is present. Its energy says how bad
-# it is:
+# A labelling $x$ gives each pixel $i$ one of $L$ labels: background, or a class that is present. Its energy says how
+# bad it is:
 #
 # $$E(x) \;=\; \sum_i \underbrace{-\log p_i(x_i)}_{\text{unary}} \;+\; \sum_{i<j} \underbrace{[x_i \ne x_j]}_{\text{Potts}}
 #   \Big( w_1 \, k_1(i,j) + w_2 \, k_2(i,j) \Big)$$
@@ -191,10 +192,10 @@ viz.show(
 # $k_1$ is narrow and removes specks. $k_2$ is wide and finds outlines. *Dense* means that **every** pair of pixels has
 # an edge, not only neighbours: a leg can learn from a head.
 #
-# **Two pixels by hand.** Pixel A is *sheep* with probability 0.9, pixel B with 0.4, and they look exactly alike. Each for
-# itself, A would be sheep and B background. That costs $-\log 0.9 - \log 0.6 = 0.62$, and besides $w\,k$ for the
-# disagreement. If both are sheep it costs $-\log 0.9 - \log 0.4 = 1.02$ and nothing more. So as soon as $w\,k > 0.41$, it
-# is cheaper for B to give in. A dense CRF is this bargain, struck between all pairs at once.
+# **Two pixels by hand.** Pixel A is *sheep* with probability 0.9, pixel B with 0.4, and they look exactly alike. Each
+# for itself, A would be sheep and B background. That costs $-\log 0.9 - \log 0.6 = 0.62$, and besides $w\,k$ for the
+# disagreement. If both are sheep it costs $-\log 0.9 - \log 0.4 = 1.02$ and nothing more. So as soon as $w\,k > 0.41$,
+# it is cheaper for B to give in. A dense CRF is this bargain, struck between all pairs at once.
 #
 # Six numbers, then: the iterations (below), $\theta_\gamma$ and $w_1$ of the smoothness kernel (`gaussian`), and
 # $\theta_\alpha$, $\theta_\beta$ and $w_2$ of the appearance kernel (`bilateral`). Published pipelines disagree about
@@ -234,15 +235,15 @@ viz.show(
 # %% [markdown]
 # So **without a CRF, $\alpha$ is the background threshold of notebook 01 in disguise**: $\alpha=4$ says the same as
 # $\vartheta=0.28$. With a CRF it says more, because now it matters also *by how much* a pixel is background: a firm
-# opinion is passed on to the neighbours. Low $\alpha$ is generous to the background, high $\alpha$ to the foreground. PSA
-# calls the two `la` and `ha`. We shall need both.
+# opinion is passed on to the neighbours. Low $\alpha$ is generous to the background, high $\alpha$ to the foreground.
+# PSA calls the two `la` and `ha`. We shall need both.
 #
 # ## The smallest implementation
 #
 # We now run a dense CRF by brute force: all pairs of pixels, one matrix. That is only possible for a small image, so we
 # shrink ours until its longest side has 32 pixels. To see the CRF alone at work, we take no network: our **map** is a
-# round blob in the middle of the object, a caricature of a CAM, which is right about the place and knows no outline. The
-# **unary** is background and class side by side, divided by their sum.
+# round blob in the middle of the object, a caricature of a CAM, which is right about the place and knows no outline.
+# The **unary** is background and class side by side, divided by their sum.
 
 
 # %%
@@ -272,10 +273,10 @@ print(f"small image {small.shape}: {small_truth.size} pixels, {small_truth.size*
 
 # %% [markdown]
 # **The kernels.** Each pixel becomes a row of features: its place divided by a width, and for $k_2$ also its colour
-# divided by a width. A kernel is then one Gaussian of the distance between rows, for all pairs at once. One detail is not
-# in the equations. The released code divides each kernel by the square roots of its row sums ($D^{-1/2} K D^{-1/2}$).
-# Otherwise pixels in large, even regions would hear a far louder crowd than pixels of small ones, and the weights $w$
-# would mean another thing at every image size. (The image shrank, so the widths in place shrink too.)
+# divided by a width. A kernel is then one Gaussian of the distance between rows, for all pairs at once. One detail is
+# not in the equations. The released code divides each kernel by the square roots of its row sums ($D^{-1/2} K
+# D^{-1/2}$). Otherwise pixels in large, even regions would hear a far louder crowd than pixels of small ones, and the
+# weights $w$ would mean another thing at every image size. (The image shrank, so the widths in place shrink too.)
 
 
 # %%
@@ -300,17 +301,17 @@ print("edges", edges.shape, "symmetric: i listens to j as j to i")
 
 # %% [markdown]
 # **Mean field.** The best labelling cannot be found by trying: already $32 \times 32$ pixels with two labels have
-# $2^{1024}$ of them. Mean field looks for something easier, a probability $Q_i(l)$ for each pixel *by itself*, such that
-# the product of all is as close as possible (in Kullback-Leibler divergence) to the true distribution
-# $\propto e^{-E(x)}$. Setting the derivative to zero gives one equation a pixel:
+# $2^{1024}$ of them. Mean field looks for something easier, a probability $Q_i(l)$ for each pixel *by itself*, such
+# that the product of all is as close as possible (in Kullback-Leibler divergence) to the true distribution $\propto
+# e^{-E(x)}$. Setting the derivative to zero gives one equation a pixel:
 #
 # $$Q_i(l) \;\propto\; \exp\Big(\log p_i(l) \;+\; \sum_m w_m \sum_j k_m(i,j)\, Q_j(l)\Big)$$
 #
 # Read it aloud: *my opinion is what my own map says, plus what the others think, each counted as much as I listen to
-# them.* The penalty for different labels has become a bonus for equal ones; the two differ by a constant that normalising
-# removes. The equation has $Q$ on both sides, so one starts at $Q = p$ and repeats: a matrix product and a softmax over
-# the labels. The logarithm of zero is minus infinity, and nobody should be that sure, so small probabilities are raised
-# to $10^{-5}$ first. (As in the released code, a pixel hears itself too.)
+# them.* The penalty for different labels has become a bonus for equal ones; the two differ by a constant that
+# normalising removes. The equation has $Q$ on both sides, so one starts at $Q = p$ and repeats: a matrix product and a
+# softmax over the labels. The logarithm of zero is minus infinity, and nobody should be that sure, so small
+# probabilities are raised to $10^{-5}$ first. (As in the released code, a pixel hears itself too.)
 
 
 # %%
@@ -334,11 +335,11 @@ history = mean_field(p, edges, small_crf.iterations)
 print(f"{len(history) - 1} iterations, Q {history[-1].shape}, sums to 1: {np.allclose(history[-1].sum(0), 1)}")
 
 # %% [markdown]
-# **Look at it**, and to be fair, at a failure beside the success. We give each of the first images the same kind of blob,
-# let a CRF refine it, and call the image *hard* in which the result fits the true mask worst. (For forty images we take
-# the library's fast version, which is compared with ours below.) Watch the outline appear within a few iterations, and
-# watch what happens where colour does not tell object and surroundings apart. The printed numbers are the energies of
-# the labelling that $Q$ prefers: do they fall?
+# **Look at it**, and to be fair, at a failure beside the success. We give each of the first images the same kind of
+# blob, let a CRF refine it, and call the image *hard* in which the result fits the true mask worst. (For forty images
+# we take the library's fast version, which is compared with ours below.) Watch the outline appear within a few
+# iterations, and watch what happens where colour does not tell object and surroundings apart. The printed numbers are
+# the energies of the labelling that $Q$ prefers: do they fall?
 
 
 # %%
@@ -364,21 +365,22 @@ viz.show(
 )
 
 # %% [markdown]
-# In the toy scenes the easy object grows to nearly its full shape. Look closely, though: a part of *another* colour, such
-# as the telling part, may drop out, since the CRF sees only colour and place. The hard object fares worse: what looks like
-# its surroundings is outvoted by them, since they are many and sure. And yet **the energy of the hard image falls just as
-# nicely.** A low energy means a labelling that suits colours and seed. It does not mean a right one. (All pixels update at
-# once, so nothing *guarantees* that the energy falls at each step; in practice it nearly always does.)
+# In the toy scenes the easy object grows to nearly its full shape. Look closely, though: a part of *another* colour,
+# such as the telling part, may drop out, since the CRF sees only colour and place. The hard object fares worse: what
+# looks like its surroundings is outvoted by them, since they are many and sure. And yet **the energy of the hard image
+# falls just as nicely.** A low energy means a labelling that suits colours and seed. It does not mean a right one. (All
+# pixels update at once, so nothing *guarantees* that the energy falls at each step; in practice it nearly always does.)
 #
 # ## The library does the same
 #
 # How far would brute force carry? The matrix has a row and a column for each pixel: for a VOC image of $375 \times 500$
-# pixels some 280 GB. So a trick is needed, and it made the paper famous. The message $\sum_j k(i,j)\,Q_j$ is a *Gaussian
-# blur*, in two dimensions for $k_1$, in five for $k_2$ (two of place, three of colour). Blurring may be approximated: put
-# the values on a coarse lattice in that space, blur there, and read them back. With the *permutohedral lattice* the time
-# grows with the number of pixels and not with its square. The library `pydensecrf` does this, and our `dense_crf` hands it
-# what we have just met. An approximation is only worth something if somebody has compared it with the exact sums. We ask
-# that the two choose the same label at 97 of 100 pixels or more, on both images.
+# pixels some 280 GB. So a trick is needed, and it made the paper famous. The message $\sum_j k(i,j)\,Q_j$ is a
+# *Gaussian blur*, in two dimensions for $k_1$, in five for $k_2$ (two of place, three of colour). Blurring may be
+# approximated: put the values on a coarse lattice in that space, blur there, and read them back. With the
+# *permutohedral lattice* the time grows with the number of pixels and not with its square. The library `pydensecrf`
+# does this, and our `dense_crf` hands it what we have just met. An approximation is only worth something if somebody
+# has compared it with the exact sums. We ask that the two choose the same label at 97 of 100 pixels or more, on both
+# images.
 
 # %%
 print(inspect.getsource(dense_crf).split('"""')[2].strip())
@@ -399,8 +401,8 @@ viz.show(
 #
 # Now the real maps. The stage `cams` of [notebook 01](01_cam.ipynb) is loaded; if it is missing, it is computed first.
 # Three helpers: `look` gathers what we need of one image, its pixels, the maps of the classes that are present, and the
-# true mask. `refine` makes a pseudo mask of it with any exponent and any CRF, `None` for no CRF. `row_of` lays masks over
-# the image and puts the true one at the end.
+# true mask. `refine` makes a pseudo mask of it with any exponent and any CRF, `None` for no CRF. `row_of` lays masks
+# over the image and puts the true one at the end.
 
 # %% tags=["nbval-ignore-output"]
 cams_stage = stages.make_cams(run)
@@ -511,9 +513,10 @@ viz.show(figure, "Above where the CRF gained most, below where it lost most; on 
 #
 # ## Turn the dials
 #
-# Choose an image, the exponent $\alpha$, and the width in colour $\theta_\beta$ (`bilateral_srgb`). Small $\theta_\beta$:
-# only nearly equal colours talk to each other. Large $\theta_\beta$: everything talks, and outlines vanish. Under it the
-# same as a strip, for readers without a running kernel: one image, three exponents, three widths in colour.
+# Choose an image, the exponent $\alpha$, and the width in colour $\theta_\beta$ (`bilateral_srgb`). Small
+# $\theta_\beta$: only nearly equal colours talk to each other. Large $\theta_\beta$: everything talks, and outlines
+# vanish. Under it the same as a strip, for readers without a running kernel: one image, three exponents, three widths
+# in colour.
 
 
 # %%
@@ -542,8 +545,8 @@ viz.show(
 )
 
 # %% [markdown]
-# **Which exponent?** The pseudo masks of the stage use one $\alpha$ for all images, fixed in the settings. On some of the
-# images we may try others *with* the true masks, to learn how much depends on it. This curve is a look behind the
+# **Which exponent?** The pseudo masks of the stage use one $\alpha$ for all images, fixed in the settings. On some of
+# the images we may try others *with* the true masks, to learn how much depends on it. This curve is a look behind the
 # curtain: whoever has no pixel masks cannot draw it, and the stage does not use it.
 
 # %% tags=["nbval-ignore-output"]
@@ -576,9 +579,9 @@ viz.show(
 # %% [markdown]
 # ## PAMR: the neighbours' mean in place of an energy
 #
-# There is a refinement with no energy, no square of all pixels, and no compiled library. *Pixel-adaptive mask refinement*
-# gives each pixel $p$ a fixed set of neighbours, eight directions at a few distances, and replaces its scores by their
-# mean, time and again:
+# There is a refinement with no energy, no square of all pixels, and no compiled library. *Pixel-adaptive mask
+# refinement* gives each pixel $p$ a fixed set of neighbours, eight directions at a few distances, and replaces its
+# scores by their mean, time and again:
 #
 # $$m^{t+1}_c(p) = \sum_q \alpha_{pq}\, m^t_c(q), \qquad \alpha_{pq} = \mathrm{softmax}_q\Big(-\tfrac13 \sum_{rgb} \frac{|x_p - x_q|}{0.1\, \sigma_p}\Big)$$
 #
@@ -608,20 +611,22 @@ for name, way in {"neither": lambda i: refine(i, alpha, None), "PAMR": average, 
     print(f"{name:8s} mIoU {score:.1f} %, {1e3 * (timeit.default_timer() - start) / len(some):.0f} ms an image")
 
 # %% [markdown]
-# A PAMR step is a *mean over near neighbours, weighted by how alike they are*, and it is repeated. Remember this sentence:
-# the random walk below is the same sentence, with another meaning of *alike*.
+# A PAMR step is a *mean over near neighbours, weighted by how alike they are*, and it is repeated. Remember this
+# sentence: the random walk below is the same sentence, with another meaning of *alike*. And compare the two times. PAMR
+# is a handful of shifted copies of the image; on a GPU it costs next to nothing, and a gradient can go through it.
 #
 # ## Sure pixels: la and ha
 #
-# Colours are all that CRF and PAMR know, and colours are not objects. To know more, something has to be *learnt*, and there
-# is nothing to learn from but the seeds themselves. So begin with what is safe. Keep only what both generosities agree on:
+# Colours are all that CRF and PAMR know, and colours are not objects. To know more, something has to be *learnt*, and
+# there is nothing to learn from but the seeds themselves. So begin with what is safe. Keep only what both generosities
+# agree on:
 #
 # - **la** (low $\alpha$) is generous to the background. What is *foreground* even under `la` is sure foreground.
 # - **ha** (high $\alpha$) is generous to the foreground. What is *background* even under `ha` is sure background.
 # - Everything between is 255, *ignore*.
 #
-# PSA takes $\alpha = 4$ and $32$; the others in the table have other numbers. On masks, the rule is two comparisons, and the
-# library's `la_ha_mask` does the same.
+# PSA takes $\alpha = 4$ and $32$; the others in the table have other numbers. On masks, the rule is two comparisons,
+# and the library's `la_ha_mask` does the same.
 
 # %% tags=["nbval-ignore-output"]
 low, high = LA_HA["power"]["psa"]
@@ -638,10 +643,10 @@ figure = viz.grid(rows, titles, size=1.25)
 viz.show(figure, "Low and high exponent, and what is sure under both. White pixels are left undecided (255).")
 
 # %% [markdown]
-# Does it pay? For each kind of mask we count how many pixels keep a label, and how often the labels are right, apart for
-# pixels that say *foreground* and pixels that say *background*. The foreground of the sure mask is that of `la`, its
-# background is that of `ha`. So compare three numbers: the purity of each, and how much is left to learn from. Purity has
-# its price: the undecided pixels are mostly outlines, and there a network would have had most to learn.
+# Does it pay? For each kind of mask we count how many pixels keep a label, and how often the labels are right, apart
+# for pixels that say *foreground* and pixels that say *background*. The foreground of the sure mask is that of `la`,
+# its background is that of `ha`. So compare three numbers: the purity of each, and how much is left to learn from.
+# Purity has its price: the undecided pixels are mostly outlines, and there a network would have had most to learn.
 
 # %% tags=["nbval-ignore-output"]
 counts = {name: np.zeros(5) for name in ("la", "ha", "sure")}
@@ -660,7 +665,8 @@ columns = ["labelled (%)", "foreground right (%)", "background right (%)"]
 #
 # A segmentation network could learn from the sure pixels now: *this is sheep, this is not*. It would learn the seeds'
 # habits with them. Ahn and Kwak ask something easier, which needs no class: **do these two cells show the same thing?**
-# Then each *pair* of sure cells is an example. And what is learnt of pairs can be asked of pairs that nobody was sure of.
+# Then each *pair* of sure cells is an example. And what is learnt of pairs can be asked of pairs that nobody was sure
+# of.
 #
 # The image is cut into cells of a few pixels, and a cell has the label of its middle pixel. Pairs are cells less than
 # $\gamma = 5$ cells apart: 68 neighbours, or 34 offsets, since of two opposite offsets one is enough. A pair teaches
@@ -727,9 +733,9 @@ viz.show(
 )
 
 # %% [markdown]
-# A pair of different labels *spans* the unsure belt between them. It says that the outline is somewhere on the way, though
-# no label says where. Let us count the kinds, and judge the lessons by true masks (for looking only). Note that a pair may
-# be right though both labels are wrong: two cells of grass, both called *sheep*, are alike.
+# A pair of different labels *spans* the unsure belt between them. It says that the outline is somewhere on the way,
+# though no label says where. Let us count the kinds, and judge the lessons by true masks (for looking only). Note that
+# a pair may be right though both labels are wrong: two cells of grass, both called *sheep*, are alike.
 
 # %% tags=["nbval-ignore-output"]
 counts = {}
@@ -748,15 +754,17 @@ rows = {k: [100 * n / total, np.nan if k == "nothing" else 100 * r / max(m, 1)] 
 pd.DataFrame(rows, index=["of all pairs (%)", "right (%)"]).T.round(1)
 
 # %% [markdown]
-# Which kind is rarest, and which is least often right? It is no accident that the loss takes the kinds apart, each with a
-# mean of its own:
+# Which kind is rarest, and which is least often right? (The third line is the sum of the first two.) The pairs that
+# tell of outlines are few, for two reasons: outlines are thin, and the unsure belt around them is often wider than the
+# radius, so that no pair reaches over it. A larger radius would find more of them, and more pairs whose *alike* is an
+# accident. It is no wonder, then, that the loss takes the kinds apart, each with a mean of its own:
 #
 # $$L = \tfrac14 L^+_{\text{background}} + \tfrac14 L^+_{\text{foreground}} + \tfrac12 L^-, \qquad
 #   L^+ = \text{mean of} -\log a_{ij}, \quad L^- = \text{mean of} -\log(1 - a_{ij})$$
 #
-# Otherwise the many pairs of background would drown the few that tell of outlines. A network that says $a = 0.5$ to every
-# pair pays $\log 2 = 0.69$, whatever the labels are. What remains to be said is where the *affinity* $a_{ij} \in [0, 1]$
-# comes from. There are two answers.
+# Otherwise the many pairs of background would drown the few that tell of outlines. A network that says $a = 0.5$ to
+# every pair pays $\log 2 = 0.69$, whatever the labels are. What remains to be said is where the *affinity* $a_{ij} \in
+# [0, 1]$ comes from. There are two answers.
 #
 # ## AffinityNet: alike are cells with like features
 #
@@ -764,9 +772,10 @@ pd.DataFrame(rows, index=["of all pairs (%)", "right (%)"]).T.round(1)
 #
 # $$a_{ij} = \exp\Big(-\frac1C \sum_{c=1}^{C} |f_{c,i} - f_{c,j}|\Big)$$
 #
-# It is symmetric, 1 for a cell with itself, and asks for no class. Features come from the last three stages of the
-# classifier's backbone, through $1 \times 1$ convolutions, and everything is trained. Here it is by hand for one offset,
-# with the features that the *classifier* has (nobody taught these what belongs together); the loss, too.
+# It is symmetric, 1 for a cell with itself, and asks for no class: a feature need not say *sheep*, it need only be
+# another one on the grass next to it. Features come from the last three stages of the classifier's backbone, through $1
+# \times 1$ convolutions, and everything is trained. Here it is by hand for one offset, with the features that the
+# *classifier* has (nobody taught these what belongs together); the loss, too.
 
 # %% tags=["nbval-ignore-output"]
 with torch.no_grad():
@@ -789,16 +798,16 @@ print(f"features {f.shape}, affinities of offset {(dy, dx)} {by_hand.shape}: by 
 # %% [markdown]
 # ## IRNet: alike are cells without a boundary between them
 #
-# IRNet gives each cell *one* number, $\mathcal B \in [0, 1]$: does a boundary of classes run here? Two cells are alike if
-# there is none on the way $\Pi_{ij}$ from one to the other, the cells nearer than 1 to the straight line:
+# IRNet gives each cell *one* number, $\mathcal B \in [0, 1]$: does a boundary of classes run here? Two cells are alike
+# if there is none on the way $\Pi_{ij}$ from one to the other, the cells nearer than 1 to the straight line:
 #
 # $$a_{ij} = 1 - \max_{k \in \Pi_{ij}} \mathcal B_k$$
 #
-# Labels say nowhere where boundaries are. But a pair of *different* labels says that there is one *somewhere* on the path,
-# and the maximum hands the gradient to the cell that is the likeliest already. Pairs that are *alike* say that there is
-# none on all of their path. The true place is what many such statements have in common. (The backbone stays as it is; small
-# layers on all of its stages learn $\mathcal B$. IRNet learns displacements to the middle of objects as well, which tell one
-# object from the next of its class. Masks of classes do not need them.)
+# Labels say nowhere where boundaries are. But a pair of *different* labels says that there is one *somewhere* on the
+# path, and the maximum hands the gradient to the cell that is the likeliest already. Pairs that are *alike* say that
+# there is none on all of their path. The true place is what many such statements have in common. (The backbone stays as
+# it is; small layers on all of its stages learn $\mathcal B$. IRNet learns displacements to the middle of objects as
+# well, which tell one object from the next of its class. Masks of classes do not need them.)
 #
 # Below, a boundary drawn by hand, with a gap. By hand for the cell in the middle, then with the library.
 
@@ -826,19 +835,19 @@ print("paths and affinities by hand: as by the library")
 figure = viz.grid([[drawn, seen]], [r"boundary $\mathcal{B}$", "affinities of the middle cell"], size=2)
 viz.show(
     figure,
-    "A boundary casts a shadow: behind it nothing is alike. Through the gap one looks a little way. The radius is five cells.",
+    "A boundary casts a shadow: the cells behind it are hardly alike (0.1, 0.4). Through the gap one looks a little way. The radius is five cells.",
 )
 
 # %% [markdown]
-# Compare the two. AffinityNet may call two cells alike that lie on *two sides* of something else, for instance two halves
-# of a sheep behind a fence. IRNet may not. On the other hand IRNet calls all alike that no boundary parts, though they may
-# look quite different, and one gap in a boundary is a hole that a walker finds.
+# Compare the two. AffinityNet may call two cells alike that lie on *two sides* of something else, for instance two
+# halves of a sheep behind a fence. IRNet may not. On the other hand IRNet calls all alike that no boundary parts,
+# though they may look quite different, and one gap in a boundary is a hole that a walker finds.
 #
 # ## Train both
 #
-# First the labels. The two papers find sure pixels in two ways: PSA with two exponents and soft scores, as above, IRNet with
-# two thresholds and hard labels. Stage `affinity_labels` makes them for every training image, stage `affinity` trains.
-# Finished stages are loaded.
+# First the labels. The two papers find sure pixels in two ways: PSA with two exponents and soft scores, as above, IRNet
+# with two thresholds and hard labels. Stage `affinity_labels` makes them for every training image, stage `affinity`
+# trains. Finished stages are loaded.
 
 # %% tags=["nbval-ignore-output"]
 LEARNT, lines = ("AffinityNet", "IRNet"), {}
@@ -852,9 +861,8 @@ for name in LEARNT:
         "parameters that learn": sum(p.numel() for p in weights),
         "training (s)": trained.metrics["seconds"],
     }
-pd.DataFrame(lines).T.round(1)
+display(pd.DataFrame(lines).T.round(1))
 
-# %% tags=["nbval-ignore-output"]
 figure, axes = plt.subplots(1, 2, figsize=(7.4, 2.7), sharey=True, layout="constrained")
 for axis, name in zip(axes, LEARNT, strict=True):
     log = pd.read_csv(stages.train_affinity(ways[name]).path / "log.csv")
@@ -870,19 +878,25 @@ viz.show(
 )
 
 # %% [markdown]
-# Look which term stays highest, and compare with the table of pairs above: labels that contradict each other cannot all be
-# met. A term near zero would be a warning, too; then all labels were easy, and those of an outline seldom are.
+# Look which term stays highest, and compare with the table of pairs above: labels that contradict each other cannot all
+# be met. A term near zero would be a warning, too; then all labels were easy, and those of an outline seldom are. At
+# its start AffinityNet has features that lie far apart, so *different* costs little and *alike* much. IRNet's boundary
+# starts near one half, and its three terms near $\log 2$.
+#
+# What the losses cannot tell is whether the affinities are *right*. They are measured on the labels, and these have the
+# mistakes of the seeds in them. A network that meets all labels has learnt the seeds by heart. So we look.
 #
 # ## Affinities as pictures
 #
-# To *see* affinities, put an activation of 1 on a single cell, 0 on all others, and let it walk. A walker steps from cell to
-# near cell, with chances in proportion to the affinities to a power $\beta$ (the mathematics follows below). The picture
-# shows where the activation is after $2^t$ steps. Each value is a chance, that a walker who *starts there* ends on our
-# cell; the brightest is drawn as 1.
+# To *see* affinities, put an activation of 1 on a single cell, 0 on all others, and let it walk. A walker steps from
+# cell to near cell, with chances in proportion to the affinities to a power $\beta$ (the mathematics follows below).
+# The picture shows where the activation is after $2^t$ steps. Each value is a chance, that a walker who *starts there*
+# ends on our cell; the brightest is drawn as 1.
 #
 # Move the pixel with `row` and `column`, given as shares of the height and width. Put it on an object, then on its
-# outline, then on the background next to it. Then turn $t$. Image 0 is the easy one, image 1 the hard one, then those that
-# the CRF helped most, those that it harmed most, and others. (Without a running kernel you see the picture at the start.)
+# outline, then on the background next to it. Then turn $t$. Image 0 is the easy one, image 1 the hard one, then those
+# that the CRF helped most, those that it harmed most, and others. (Without a running kernel you see the picture at the
+# start.)
 
 # %% tags=["nbval-ignore-output"]
 nets = {name: stages.load_affinity(ways[name]).cpu() for name in LEARNT}
@@ -907,17 +921,16 @@ def spread(name, image_id, pixel, t):
     return F.interpolate((walked / walked.max())[None], size)[0, 0].numpy()
 
 
+# %% tags=["nbval-ignore-output"]
 def draw_walk(image, network, row, column, t):
     i = gallery[image]
     height, width = folder.size(i)
     pixel = int(row * (height - 1)), int(column * (width - 1))
     walked = spread(network, i, pixel, t)
-    return viz.grid(
-        [[spot_on(i, pixel), walked, viz.overlay_cam(look(i)[0], walked), row_of(i)[-1]]], WALK_TITLES, size=1.7
-    )
+    titles = ["the pixel", f"after {2**t} steps", "over the image", "true mask"]
+    return viz.grid([[spot_on(i, pixel), walked, viz.overlay_cam(look(i)[0], walked), row_of(i)[-1]]], titles, size=1.7)
 
 
-WALK_TITLES = ["the pixel", r"after $2^t$ steps", "over the image", "true mask"]
 start = [round(float(p) / side, 2) for p, side in zip(two_pixels(easy)[0], folder.size(easy), strict=True)]
 explorer = widgets.explore(
     draw_walk,
@@ -930,8 +943,8 @@ explorer = widgets.explore(
 )
 
 # %% [markdown]
-# The same as a strip: the easy and the hard image, a pixel on the object and one beside it (the pixels of the first figure
-# of this lesson), each network after 1, 8 and 64 steps.
+# The same as a strip: the easy and the hard image, a pixel on the object and one beside it (the pixels of the first
+# figure of this lesson), each network after 1, 8 and 64 steps.
 
 # %% tags=["nbval-ignore-output"]
 rows, names, times = [], [], (0, 3, 6)
@@ -946,14 +959,19 @@ viz.show(
 )
 
 # %% [markdown]
-# Compare with the third column of the lesson's first figure. Does the walk stop where the *colour* changes, or where the
-# *object* ends? Does it reach a part of another colour? Where an activation crosses the outline of the hard image, look
-# whether it comes through a hole or everywhere. And the background: does it spread along the context, or around the object,
-# too?
+# Compare with the third column of the lesson's first figure. Does the walk stop where the *colour* changes, or where
+# the *object* ends? Does it reach a part of another colour? Where an activation crosses the outline of the hard image,
+# look whether it comes through a hole or everywhere. And the background: does it spread along the context, or around
+# the object, too?
 #
-# IRNet's affinities are a single map, which one can look at directly. For AffinityNet we draw the nearest thing: 1 minus the
-# mean affinity of a cell with the four next to it, scaled to a maximum of 1. Below the easy and the hard image
-# stand those that the CRF helped most and harmed most.
+# Sometimes an activation does not leave its cell at all. For IRNet this is no fault of the picture: a path includes
+# both of its ends, so a cell that lies *on* a boundary is alike to nobody. Nothing comes in and nothing goes out, which
+# is why IRNet also keeps maps from *starting* there. AffinityNet has its own kind of lonely cells, those whose features
+# are unlike all others around, as in the middle of an outline: neither object nor background.
+#
+# IRNet's affinities are a single map, which one can look at directly. For AffinityNet we draw the nearest thing: 1
+# minus the mean affinity of a cell with the four next to it, scaled to a maximum of 1. Below the easy and the hard
+# image stand those that the CRF helped most and harmed most.
 
 # %% tags=["nbval-ignore-output"]
 rows = []
@@ -971,12 +989,13 @@ figure = viz.grid(rows, titles, ["easy", "hard", "CRF: best", "CRF: worst"], siz
 viz.show(figure, "What the two networks take for boundaries. No label ever said where one is.")
 
 # %% [markdown]
-# Boundaries of what? Some run around the object, some between two kinds of background, some along the edge of the seed
-# rather than the object. **What did they learn beyond the pairs they were taught?** For pairs that taught something and for
-# those that taught nothing, we take the mean affinity of pairs that are truly alike and of pairs that are truly different
-# (the true masks judge here, as before). What matters is the *gap*, and that it is there in the lower lines, too. In the
-# last column, the share of pairs of one alike and one different pair in which the alike one has the higher affinity: 50 % is
-# a coin, 100 % is perfect.
+# Boundaries of what? Some may run around the object, some between two kinds of background, some along the edge of the
+# seed rather than the object. **What did they learn beyond the pairs they were taught?** For pairs that taught
+# something and for those that taught nothing, we take the mean affinity of pairs that are truly alike and of pairs that
+# are truly different (the true masks judge here, as before). High and low alone mean little, since the walk raises all
+# to a power. What matters is the *gap*, and that it is there in the lower lines, too. In the last column, the share of
+# pairs of one alike and one different pair in which the alike one has the higher affinity: 50 % is a coin, 100 % is
+# perfect.
 
 # %% tags=["nbval-ignore-output"]
 values = {(kind, network): ([], []) for kind in ("taught", "untaught") for network in LEARNT}
@@ -1000,15 +1019,16 @@ pd.DataFrame(lines, index=["truly alike", "truly different", "alike is higher (%
 # %% [markdown]
 # ## The walk, step by step
 #
-# Write the affinities of all pairs of cells into one matrix $A$, with 1 on the diagonal and 0 for cells that are no pair.
-# Raise each to the power $\beta$, so that *rather alike* counts far less than *alike*. Divide each column by its sum:
+# Write the affinities of all pairs of cells into one matrix $A$, with 1 on the diagonal and 0 for cells that are no
+# pair. Raise each to the power $\beta$, so that *rather alike* counts far less than *alike*. Divide each column by its
+# sum:
 #
 # $$T_{ij} = \frac{a_{ij}^\beta}{\sum_k a_{kj}^\beta}, \qquad \mathrm{vec}(M^*) = \mathrm{vec}(M)\; T^{2^t}$$
 #
-# Column $j$ holds the chances that a walker on cell $j$ steps to each other cell, or stays. So $M T$ gives each cell a mean
-# of the map over its neighbours, each weighted by how alike it is. That is PAMR's sentence again, with *alike* learnt.
-# $2^t$ steps give a mean over everything that can be reached in so many. By hand, on a piece of the easy image of
-# $16 \times 16$ cells:
+# Column $j$ holds the chances that a walker on cell $j$ steps to each other cell, or stays. So $M T$ gives each cell a
+# mean of the map over its neighbours, each weighted by how alike it is. That is PAMR's sentence again, with *alike*
+# learnt. $2^t$ steps give a mean over everything that can be reached in so many. By hand, on a piece of the easy image
+# of $16 \times 16$ cells:
 
 # %% tags=["nbval-ignore-output"]
 beta, side = dials["AffinityNet"].beta, int(16 * own.stride)
@@ -1050,10 +1070,10 @@ figure = viz.grid(
 viz.show(figure, "A class's map walks through a part of the easy image: what is alike becomes equal first.")
 
 # %% [markdown]
-# **Why the power is never formed.** Squaring looks clever: 8 products in place of 256. The released code of both papers does
-# it. But one step knows 69 cells at most (68 neighbours and the cell itself), while the *power* knows all cells: a dense
-# matrix, with a row and a column for each. Here is the account for this data set and for a VOC image at IRNet's four
-# pixels a cell, $94 \times 125$ cells, for three maps and 256 steps.
+# **Why the power is never formed.** Squaring looks clever: 8 products in place of 256. The released code of both papers
+# does it. But one step knows 69 cells at most (68 neighbours and the cell itself), while the *power* knows all cells: a
+# dense matrix, with a row and a column for each. Here is the account for this data set and for a VOC image at IRNet's
+# four pixels a cell, $94 \times 125$ cells, for three maps and 256 steps.
 
 # %% tags=["nbval-ignore-output"]
 lines = {}
@@ -1068,14 +1088,14 @@ for name, (h, w) in {"this data set": affinities_of("IRNet", easy)[1].shape, "a 
 pd.DataFrame(lines).round(4)
 
 # %% [markdown]
-# A *map* of three rows has to walk, not a matrix of thousands: $(M T) T \ldots$ instead of $M (T T \ldots)$. The brackets are
-# all there is to it. `benchmarks/random_walk.py` measures both forms side by side, their time, their memory, and that they
-# agree to $10^{-9}$.
+# A *map* of three rows has to walk, not a matrix of thousands: $(M T) T \ldots$ instead of $M (T T \ldots)$. The
+# brackets are all there is to it. `benchmarks/random_walk.py` measures both forms side by side, their time, their
+# memory, and that they agree to $10^{-9}$.
 #
 # ### Two dials, and a walk that forgets
 #
-# $\beta$ says how picky a step is, $t$ how long the walk lasts. The next figure turns both on the map of the hard image.
-# Predict: which corner of the figure is nearly the map that we began with, and which is nearly nothing?
+# $\beta$ says how picky a step is, $t$ how long the walk lasts. The next figure turns both on the map of the hard
+# image. Predict: which corner of the figure is nearly the map that we began with, and which is nearly nothing?
 
 # %% tags=["nbval-ignore-output"]
 found, keep = affinities_of("AffinityNet", hard)
@@ -1093,11 +1113,11 @@ viz.show(
 )
 
 # %% [markdown]
-# A long walk **forgets** where it began. Each step is a mean, so the range of a map can only shrink, until all cells that can
-# reach each other have the same value: the mean of the map, in which cell $i$ counts as much as $d_i = \sum_k a_{ki}^\beta$. No
-# object is left in it. A walk is useful only *on the way* there, while it has evened out the object and not yet the image.
-# With a high $\beta$ this time is long, since steps across an outline are rare. On the small grid we can take the powers, and
-# go to a million steps.
+# A long walk **forgets** where it began. Each step is a mean, so the range of a map can only shrink, until all cells
+# that can reach each other have the same value: the mean of the map, in which cell $i$ counts as much as $d_i = \sum_k
+# a_{ki}^\beta$. No object is left in it. A walk is useful only *on the way* there, while it has evened out the object
+# and not yet the image. With a high $\beta$ this time is long, since steps across an outline are rare. On the small
+# grid we can take the powers, and go to a million steps.
 
 # %% tags=["nbval-ignore-output"]
 figure, axis = plt.subplots(figsize=(5, 2.6), layout="constrained")
@@ -1120,10 +1140,11 @@ viz.show(figure, "The range of a map (largest minus smallest value) during a wal
 # %% [markdown]
 # ## From walked maps to masks
 #
-# Two details remain, and the papers differ in both. **The background**: PSA gives it the score $(1 - m)^\alpha$ and lets it
-# walk along; a class has a pixel where its walked map exceeds the background's. IRNet lets the classes walk alone, divides by
-# the largest value, and cuts at a constant threshold. **The start**: IRNet multiplies maps by $1 - \mathcal B$ first, so that
-# nothing sets out from a boundary. Both by hand for the easy image, beside what the stage `walked_cams` has written:
+# Two details remain, and the papers differ in both. **The background**: PSA gives it the score $(1 - m)^\alpha$ and
+# lets it walk along; a class has a pixel where its walked map exceeds the background's. IRNet lets the classes walk
+# alone, divides by the largest value, and cuts at a constant threshold. **The start**: IRNet multiplies maps by $1 -
+# \mathcal B$ first, so that nothing sets out from a boundary. Both by hand for the easy image, beside what the stage
+# `walked_cams` has written:
 
 # %% tags=["nbval-ignore-output"]
 for network in LEARNT:
@@ -1144,8 +1165,9 @@ for network in LEARNT:
     )
 
 # %% [markdown]
-# Now all five ways, for all images. In the figure: the easy image and the hard one, the images where the two walks together
-# gained most and lost most against the seed. The table above the figure has the IoU of each; on the left stands that of the seed.
+# Now all five ways, for all images. In the figure: the easy image and the hard one, the images where the two walks
+# together gained most and lost most against the seed. The table above the figure has the IoU of each; on the left
+# stands that of the seed.
 
 # %% tags=["nbval-ignore-output"]
 mask_stages = {name: stages.make_pseudo_masks(one) for name, one in ways.items()}
@@ -1166,10 +1188,23 @@ viz.show(
 # %% [markdown]
 # ## Measure
 #
+# Before the numbers, what each way knows, and what it cannot know:
+#
+# | | a cell listens to | *alike* means | learns | stops |
+# |---|---|---|---|---|
+# | dense CRF | every pixel | near and of like colour, one width for all images | nothing | where labels agree with their listeners, after some iterations |
+# | PAMR | eight directions at a few distances | of like colour, in units of the colours around | nothing | after some iterations |
+# | AffinityNet | all cells within a radius | of like features | what the sure pairs of all images share | after $2^t$ steps |
+# | IRNet | all cells within a radius | no boundary in between | where boundaries must be for the sure pairs to be so | after $2^t$ steps, and at boundaries |
+#
+# The first two see one image. The last two have seen all of them, through the eyes of the seeds: what the seeds do
+# wrong in *every* image they will have learnt as well. Only in the CRF do labels compete at each step; the others move
+# each map by itself and compare at the end.
+#
 # All five are scored alike: on the same images, over the same classes, from one confusion matrix over all images. **All
-# numbers of the third column were set beforehand.** The last two columns are another thing: the best threshold of a sweep,
-# which only somebody *with* true masks can choose. They say how much of a gain could be had by the threshold alone. (Scores
-# that went through a CRF or PAMR are compared with each other, not with a threshold.)
+# numbers of the third column were set beforehand.** The last two columns are another thing: the best threshold of a
+# sweep, which only somebody *with* true masks can choose. They say how much of a gain could be had by the threshold
+# alone. (Scores that went through a CRF or PAMR are compared with each other, not with a threshold.)
 
 # %% tags=["nbval-ignore-output"]
 swept = {"seed": cams_stage, **{name: stages.walk_cams(ways[name]) for name in LEARNT}}
@@ -1200,9 +1235,10 @@ pd.DataFrame(rows, columns=columns).set_index("masks")
 
 # %% [markdown]
 # First compare the *gains* of the first column of numbers with the gain that the best threshold alone gives the seed. A
-# refinement that gains less than that may have moved a threshold and little else. Then ask whom it helps: below, each class,
-# and in toy scenes the two groups of notebook 01, images whose object stands on its usual context (**agrees**) and the others
-# (**disagrees**). None of the five was made to undo a bias. Look whether the gap between the groups closes, stays or opens.
+# refinement that gains less than that may have moved a threshold and little else. Then ask whom it helps: below, each
+# class, and in toy scenes the two groups of notebook 01, images whose object stands on its usual context (**agrees**)
+# and the others (**disagrees**). None of the five was made to undo a bias. Look whether the gap between the groups
+# closes, stays or opens.
 
 # %% tags=["nbval-ignore-output"]
 lines = {}
@@ -1217,14 +1253,14 @@ viz.show(figure, "IoU of each class in percent, and for toy scenes the mIoU of b
 # %% [markdown]
 # ### Recorded: three seeds, and photographs
 #
-# One training with one seed is a hint. The recorded tables have the same five rows with several seeds: on the toy scenes
-# (profile `demo`), and on photographs (profile `laptop`). Each row is compared with the seed, *paired*: the same maps went in,
-# so that the luck of the classifier's training drops out. As before, the second table of each has thresholds that were chosen
-# with masks, and is no result of a method.
+# One training with one seed is a hint. The recorded tables have the same five rows with several seeds: on the toy
+# scenes (profile `demo`), and on photographs (profile `laptop`). Each row is compared with the seed, *paired*: the same
+# maps went in, so that the luck of the classifier's training drops out. As before, the second table of each has
+# thresholds that were chosen with masks, and is no result of a method.
 #
-# What to look for. Which gains are *shown*, and which are within the luck of the seeds? Do the ways have the same order on toy
-# scenes and on photographs; if not, which of them depends most on a colour that fills an object evenly? And do the two that
-# learn gain enough over PAMR, which needs no training at all, to be worth their seconds?
+# What to look for. Which gains are *shown*, and which are within the luck of the seeds? Do the ways have the same order
+# on toy scenes and on photographs; if not, which of them depends most on a colour that fills an object evenly? And do
+# the two that learn gain enough over PAMR, which needs no training at all, to be worth their seconds?
 
 # %%
 COLUMNS = {"miou": "mIoU (%)", "pixel_accuracy": "pixel accuracy (%)"}
@@ -1242,10 +1278,23 @@ for name, where in {"refinements": "toy scenes, demo", "refinements_photographs"
 # %% [markdown]
 # ### Paper · here
 #
-# What papers print for the pseudo masks of their *baselines* on the training images of VOC 2012, beside what this run measured
-# on its own data, in separate columns. Each is compared with the same kind of refinement: PSA, SEAM and MCTformer let
-# AffinityNet walk, IRN, AdvCAM and AMN an IRNet. Two cautions. The data sets differ unless yours is VOC 2012. And the papers'
-# *maps* differ from each other as well, so the column does not compare refinements, it says where each stands.
+# What papers print for the pseudo masks of their *baselines* on the training images of VOC 2012, beside what this run
+# measured on its own data, in separate columns. Each is compared with the same kind of refinement: PSA, SEAM and
+# MCTformer let AffinityNet walk, IRN, AdvCAM and AMN an IRNet. Two cautions. The data sets differ unless yours is VOC
+# 2012. And the papers' *maps* differ from each other as well, so the column does not compare refinements, it says where
+# each stands.
+#
+# Papers and released code leave some freedom. This is how it was read:
+#
+# | | papers and released code | here |
+# |---|---|---|
+# | AffinityNet's distance | L1 norm in the paper, its mean over 448 channels in the code | the mean |
+# | its grid | WideResNet-38, whose last three stages share one grid | any backbone of three stages, each brought to the grid bilinearly |
+# | label of a cell | argmax of scores averaged over the cell | label of its middle pixel; on photographs 2 cells in 100 differ |
+# | pairs at the border | left out, if they start near the bottom or the sides | all that exist |
+# | background in the walk | $\alpha = 16$ (PSA), 6 (SEAM), none and a constant 0.39 (MCTformer) | settings `background`, `alpha`, `theta` |
+# | radius of IRNet | 10 cells to learn, 5 to walk | the same in profile `paper` |
+# | power of $T$ | dense matrix, squared 8 times | $2^t$ sparse steps with the maps |
 
 # %% tags=["nbval-ignore-output"]
 WALKS_BY = {
@@ -1264,16 +1313,16 @@ table.sort_values(["refined by", "host"], ignore_index=True)
 # ## Exercises
 #
 # 1. **Only smoothness, or too wide.** Set `overrides = {"dense_crf.bilateral_compat": 0.0}`, then
-#    `{"dense_crf.bilateral_sxy": 80.0}`, the width that is right for photographs. What can the CRF still do? Predict first
-#    which objects suffer in the second case, small or large ones.
-# 2. **Hard seeds.** IRN gives the CRF not the scores but their *argmax*, trusted at 0.7 (`MaskSettings(hard=True)`). Find an
-#    image in which this rescues an object that the soft scores lose, and explain why.
-# 3. **Is it the learning?** Let maps walk along affinities of *colours*: no network, `feature_affinity` of the image itself,
-#    shrunk to the grid. Which share of AffinityNet's gain is left?
-# 4. **Less sure.** Train AffinityNet with `{"affinity_net_labels.la_ha": [1.0, 12.0]}`, MCTformer's pair. Predict what becomes
-#    of the share of sure pixels and of their purity, then of the masks.
-# 5. **The dials, with masks.** Draw mIoU over $t$ for three values of $\beta$, on some images. Where is the maximum, and why
-#    may you not report it?
+#    `{"dense_crf.bilateral_sxy": 80.0}`, the width that is right for photographs. What can the CRF still do? Predict
+#    first which objects suffer in the second case, small or large ones.
+# 2. **Hard seeds.** IRN gives the CRF not the scores but their *argmax*, trusted at 0.7 (`MaskSettings(hard=True)`).
+#    Find an image in which this rescues an object that the soft scores lose, and explain why.
+# 3. **Is it the learning?** Let maps walk along affinities of *colours*: no network, `feature_affinity` of the image
+#    itself, shrunk to the grid. Which share of AffinityNet's gain is left?
+# 4. **Less sure.** Train AffinityNet with `{"affinity_net_labels.la_ha": [1.0, 12.0]}`, MCTformer's pair. Predict what
+#    becomes of the share of sure pixels and of their purity, then of the masks.
+# 5. **The dials, with masks.** Draw mIoU over $t$ for three values of $\beta$, on some images. Where is the maximum,
+#    and why may you not report it?
 # 6. **Walk, then colours.** Set `{"irnet_walk.crf": "own"}`: a dense CRF on the walked maps. Do the two gains add up?
 #
 # <details><summary>Hints for 1 and 2</summary>
@@ -1298,8 +1347,8 @@ table.sort_values(["refined by", "host"], ignore_index=True)
 # print({scale: round(miou_of(lambda i: by_colour(i, scale)), 1) for scale in (5, 20, 80)})
 # ```
 #
-# The scale is a dial that a network does not need: it learns what a large difference is. Compare with the AffinityNet of this
-# run on the *same* images. Whoever reports only the second number cannot know what the training was worth.
+# The scale is a dial that a network does not need: it learns what a large difference is. Compare with the AffinityNet
+# of this run on the *same* images. Whoever reports only the second number cannot know what the training was worth.
 # </details>
 #
 # <details><summary>Solution 4</summary>
@@ -1310,8 +1359,8 @@ table.sort_values(["refined by", "host"], ignore_index=True)
 # print(stages.make_affinity_labels(other).metrics, stages.make_pseudo_masks(other).metrics["mask"]["miou"])
 # ```
 #
-# $\alpha = 1$ asks more of the foreground, $\alpha = 12$ less of the background. Both numbers belong to the maps: those of
-# another method have other heights.
+# $\alpha = 1$ asks more of the foreground, $\alpha = 12$ less of the background. Both numbers belong to the maps: those
+# of another method have other heights.
 # </details>
 #
 # <details><summary>Solution 5</summary>
@@ -1329,58 +1378,65 @@ table.sort_values(["refined by", "host"], ignore_index=True)
 # pd.DataFrame(curves).plot(xlabel="t", ylabel="mIoU (%)")
 # ```
 #
-# The maximum was found with the masks that it is scored on. It may be named, as *chosen with masks*, and never stand beside
-# numbers that were not.
+# The maximum was found with the masks that it is scored on. It may be named, as *chosen with masks*, and never stand
+# beside numbers that were not.
 # </details>
 #
 # <details><summary>Solution 6</summary>
 #
-# `Run(load(profile, {**overrides, "refine.how": "irnet", "irnet_walk.crf": "own"}), folder, method, seed, runs_root)`, then
-# `stages.make_pseudo_masks`. The training is not done again; only what depends on the changed section is. Walked maps are smooth,
-# and a CRF pulls their edge to that of the colours, for better and for worse.
+# `Run(load(profile, {**overrides, "refine.how": "irnet", "irnet_walk.crf": "own"}), folder, method, seed, runs_root)`,
+# then `stages.make_pseudo_masks`. The training is not done again; only what depends on the changed section is. Walked
+# maps are smooth, and a CRF pulls their edge to that of the colours, for better and for worse.
 # </details>
 
 # %% [markdown]
 # ## Questions
 #
 # <details><summary><b>1.</b> The energy of a CRF has fallen, and the mask is worse. Is there a mistake in the code?</summary>
-# No. The energy rewards labellings that suit the seed and the colours. If the seed is on the wrong side of an outline, the
-# labelling with the least energy is wrong, and better minimisation makes it more wrong.
+# No. The energy rewards labellings that suit the seed and the colours. If the seed is on the wrong side of an outline,
+# the labelling with the least energy is wrong, and better minimisation makes it more wrong.
 # </details>
 #
 # <details><summary><b>2.</b> All outlines are unsure, so no pair of labels tells where they are. How can IRNet draw them?</summary>
-# A pair of different labels says that a boundary lies somewhere on its path, and pairs that are alike say where none lies.
-# Over all images, what all paths of different pairs share, and no path of alike pairs has, is what an outline looks like.
+# A pair of different labels says that a boundary lies somewhere on its path, and pairs that are alike say where none
+# lies. Over all images, what all paths of different pairs share, and no path of alike pairs has, is what an outline
+# looks like.
 # </details>
 #
 # <details><summary><b>3.</b> A colleague lets maps walk 2<sup>20</sup> steps, to be on the safe side. What do the masks look like?</summary>
-# All cells that can reach each other have nearly the same value then. Each connected region becomes one label, most often the
-# whole image: whatever is largest in the mean. More steps are not more precise; a walk approximates nothing.
+# All cells that can reach each other have nearly the same value then. Each connected region becomes one label, most
+# often the whole image: whatever is largest in the mean. More steps are not more precise; a walk approximates nothing.
 # </details>
 
 # %% [markdown]
 # ## Take-aways
 #
-# - Background gets its score from the absence of classes. Its exponent is a threshold in disguise, and part of the result.
-# - A dense CRF trades the opinion of a map against agreement with all pixels that are close and alike; mean field makes that a
-#   repeated blur. PAMR is a repeated mean over near neighbours of like colour. Neither learns; both **amplify** the seed.
+# - Background gets its score from the absence of classes. Its exponent is a threshold in disguise, and part of the
+#   result.
+# - A dense CRF trades the opinion of a map against agreement with all pixels that are close and alike; mean field makes
+#   that a repeated blur. PAMR is a repeated mean over near neighbours of like colour. Neither learns; both **amplify**
+#   the seed.
 # - Only labels that are present enter: faster, and nothing can be invented.
-# - `la` and `ha` trade the number of labelled pixels against their purity. What is sure of *pixels* makes lessons for *pairs*, and
-#   these can be asked about pixels that nobody was sure of.
-# - AffinityNet: alike are cells with like features. IRNet: alike are cells without a boundary between them, and the maximum over
-#   the path finds boundaries that no label shows.
-# - A random walk is a mean over neighbours, taken $2^t$ times. Multiply the map and not the matrix. Too long a walk forgets.
-# - A refinement has to beat the seed's own best threshold before it has shown anything, at numbers that were set beforehand.
+# - `la` and `ha` trade the number of labelled pixels against their purity. What is sure of *pixels* makes lessons for
+#   *pairs*, and these can be asked about pixels that nobody was sure of.
+# - AffinityNet: alike are cells with like features. IRNet: alike are cells without a boundary between them, and the
+#   maximum over the path finds boundaries that no label shows.
+# - A random walk is a mean over neighbours, taken $2^t$ times. Multiply the map and not the matrix. Too long a walk
+#   forgets.
+# - A refinement has to beat the seed's own best threshold before it has shown anything, at numbers that were set
+#   beforehand.
 
 # %% [markdown]
 # ## References
 #
 # - P. Krähenbühl, V. Koltun. *Efficient Inference in Fully Connected CRFs with Gaussian Edge Potentials.* NIPS 2011.
-# - A. Adams, J. Baek, M. A. Davis. *Fast High-Dimensional Filtering Using the Permutohedral Lattice.* Eurographics 2010.
+# - A. Adams, J. Baek, M. A. Davis. *Fast High-Dimensional Filtering Using the Permutohedral Lattice.* Eurographics
+#   2010.
 # - J. Ahn, S. Kwak. *Learning Pixel-level Semantic Affinity with Image-level Supervision for Weakly Supervised Semantic
 #   Segmentation* (PSA). CVPR 2018. AffinityNet; the background exponent, `la` and `ha`; the random walk.
-# - J. Ahn, S. Cho, S. Kwak. *Weakly Supervised Learning of Instance Segmentation with Inter-pixel Relations* (IRN). CVPR 2019.
-#   IRNet: boundaries, and displacements to objects' middles.
+# - J. Ahn, S. Cho, S. Kwak. *Weakly Supervised Learning of Instance Segmentation with Inter-pixel Relations* (IRN).
+#   CVPR 2019. IRNet: boundaries, and displacements to objects' middles.
 # - N. Araslanov, S. Roth. *Single-Stage Semantic Segmentation from Image Labels.* CVPR 2020. PAMR.
 # - L. Lovász. *Random Walks on Graphs: A Survey.* 1993. Why a long walk forgets.
-# - Next: [08 Segmentation](08_segmentation.ipynb), where a network learns from these masks, and needs no labels any more.
+# - Next: [08 Segmentation](08_segmentation.ipynb), where a network learns from these masks, and needs no labels any
+#   more.
