@@ -212,12 +212,15 @@ def test_a_batch_without_sure_labels_gives_0_with_a_gradient_of_0():
     assert all((p.grad == 0).all() for group in net.parameter_groups() for p in group["params"])
 
 
-def test_under_autocast_terms_are_of_float32_and_nearly_the_same():
+def test_under_autocast_boundaries_and_terms_are_of_float32_and_nearly_the_same():
     net, batch = tiny(), batch_of(labels(2, 32, 32))
     with torch.autocast("cpu", torch.bfloat16):
-        assert net.boundary_branch(net.backbone.stages(batch.image)).dtype == torch.bfloat16
+        logits = net.boundary_branch(net.backbone.stages(batch.image))
+        assert logits.dtype == torch.bfloat16
         assert all(values.dtype == torch.float32 for _, values in net.pairs(batch.image))
         losses = net.loss(batch, Progress())
+    wide = affinity_loss(boundary_affinity(logits.float().sigmoid(), 4), cell_labels(batch.mask, (8, 8)))
+    assert all(losses.terms[name] == value for name, value in wide.items())
     exact = net.loss(batch, Progress())
     for name, value in losses.terms.items():
         assert value.dtype == torch.float32

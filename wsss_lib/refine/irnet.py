@@ -167,7 +167,7 @@ class IRNet(nn.Module):
         for given in (radius, walk_radius):
             offsets(given)  # refuses a radius without pairs
         self.stride, self.radius, self.walk_radius = stride, radius, walk_radius
-        self.backbone = backbone.freeze(len(backbone.channels), norm=True)
+        self.backbone = backbone.freeze(len(backbone.channels))
         shape = backbone.channels, backbone.strides, stride
         self.boundary_branch = BoundaryBranch(*shape)
         self.displacement_branch = DisplacementBranch(*shape) if displacement else None
