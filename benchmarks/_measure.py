@@ -74,6 +74,8 @@ def peak(run: Callable[[], object], device: str) -> float:
     """Peak memory of `run` in MB beyond what was there, on the CPU or a GPU."""
     if device == "cpu":
         return peak_mb(trace(run))
+    import torch
+
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
     run()
