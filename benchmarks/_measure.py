@@ -1,4 +1,7 @@
-"""What the benchmarks share: two options, taking turns, peak memory, a table of medians, the machine, the record."""
+"""What the benchmarks share: two options, taking turns, peak memory, a table of medians, the machine, the record.
+
+torch is imported where it is used: a pool's workers import the script that was started, and would wait for it.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +16,6 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
-import torch
-from torch.profiler import ProfilerActivity, profile
 
 
 def options_of(text: str, rounds: int) -> argparse.ArgumentParser:
@@ -29,6 +30,8 @@ def parse(parser: argparse.ArgumentParser, arguments: list[str] | None) -> argpa
     """The options; torch computes in so many threads from here on."""
     options = parser.parse_args(arguments)
     if options.threads:
+        import torch
+
         torch.set_num_threads(options.threads)
     return options
 
@@ -51,6 +54,8 @@ def take_turns(runs: Mapping[str, Callable[[], object]], rounds: int, repeats: i
 
 def trace(run: Callable[[], object]) -> list[dict]:
     """What torch's profiler notes of `run` on the CPU: its operations, every allocation and every release."""
+    from torch.profiler import ProfilerActivity, profile
+
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True, record_shapes=True) as profiler:
         run()
     with tempfile.TemporaryDirectory() as folder:
@@ -69,6 +74,8 @@ def peak(run: Callable[[], object], device: str) -> float:
     """Peak memory of `run` in MB beyond what was there, on the CPU or a GPU."""
     if device == "cpu":
         return peak_mb(trace(run))
+    import torch
+
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
     run()
@@ -90,6 +97,8 @@ def table(unit: str, rows: Mapping[str, Iterable[float]], width: int = 12) -> st
 
 def machine() -> dict:
     """What computed: the record's entries `threads`, `machine` and `torch`."""
+    import torch
+
     return {
         "threads": torch.get_num_threads(),
         "machine": f"{platform.machine()}, {os.cpu_count()} CPUs, {torch.backends.cpu.get_cpu_capability()}",

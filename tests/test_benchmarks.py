@@ -1,7 +1,11 @@
 """The benchmarks: what they compare is equal, and their records can be read. No time is measured here."""
 
 import json
+import subprocess
+import sys
+from functools import partial
 
+import numpy as np
 import pytest
 import torch
 
@@ -9,6 +13,16 @@ import torch
 @pytest.fixture
 def cam_inference(script):
     return script("benchmarks", "cam_inference")
+
+
+@pytest.fixture
+def dense_crf(script):
+    return script("benchmarks", "dense_crf")
+
+
+@pytest.fixture
+def evaluation(script):
+    return script("benchmarks", "evaluation")
 
 
 @pytest.fixture
@@ -194,13 +208,67 @@ def test_the_first_round_warms_up(patch_pairs):
     assert calls == ["a", "b"] * 3 and [len(values) for values in seconds.values()] == [2, 2]
 
 
+def test_few_labels_in_a_pool_and_all_labels_in_a_row_give_the_same_masks(dense_crf, capsys):
+    small = "--images 3 --height 45 --width 60 --rounds 1"
+    code = dense_crf.main(small.split())
+    record = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert {"claim", "ours", "reference", "unit", "ratio", "bar", "holds", "rounds", "machine"} < set(record)
+    assert record["same"] >= 0.999 and (record["images"], record["processes"]) == (3, 2)
+    assert code == (0 if record["holds"] else 1)
+
+
+def test_the_masks_of_the_dense_crf_hold_their_class_and_move_with_the_crf(dense_crf, monkeypatch):
+    jobs = dense_crf.make_jobs(2, 45, 60)
+    found = dense_crf.our_masks(jobs, processes=1)
+    assert [set(np.unique(found[name])) for name, _ in jobs] == [{0, 1}, {0, 2}]
+    raw = partial(dense_crf.pseudo_mask, settings=dense_crf.MaskSettings("power", alpha=4.0, crf=None))
+    assert any((raw(*job) != found[name]).any() for name, job in jobs)  # else there were nothing to compare
+    real = dense_crf.pseudo_mask
+    monkeypatch.setattr(dense_crf, "pseudo_mask", lambda *job, settings: np.roll(real(*job, settings=settings), 3, 1))
+    assert dense_crf.measure(jobs, processes=1, rounds=1)[1] < 0.999
+
+
+def test_workers_that_import_the_script_wait_for_no_torch(project):
+    code = "import sys; sys.path.insert(0, 'benchmarks'); import dense_crf; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=project, check=False).returncode == 0
+
+
+@pytest.mark.parametrize(("plain", "same", "holds"), [(2.5, 0.999, True), (2.4, 1.0, False), (9.0, 0.998, False)])
+def test_the_dense_crf_has_to_be_fast_and_the_same(dense_crf, plain, same, holds):
+    seconds = {"ours": [1.0, 0.5, 4.0], "reference": [0.1, plain, 10.0]}
+    record = dense_crf.report(seconds, same, n=5, processes=2)
+    assert record["holds"] is holds and record["ratio"] == plain and record["ours"] == 5
+
+
+def test_counts_of_pairs_are_those_of_a_loop_over_classes(evaluation, capsys):
+    code = evaluation.main(["--masks", "5", "--distinct", "3", "--height", "30", "--width", "40", "--rounds", "1"])
+    record = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert {"claim", "ours", "reference", "unit", "ratio", "bar", "holds", "rounds", "machine"} < set(record)
+    assert record["equal"] is True and (record["masks"], record["distinct"]) == (5, 3)
+    assert code == (0 if record["holds"] else 1)
+
+
+def test_masks_to_score_are_right_and_wrong_and_ignored_somewhere(evaluation, monkeypatch):
+    pairs = evaluation.make_masks(3, 30, 40)
+    right, truth, found = evaluation.counts_by_class(pairs, 4)  # the first one twice
+    assert truth.sum() == found.sum() == sum((t != 255).sum() for t, _ in [*pairs, pairs[0]])
+    assert truth.sum() / 4 < right.sum() < truth.sum() < 4 * 30 * 40
+    assert (evaluation.our_counts(pairs, 4) == [right, truth, found]).all()
+    monkeypatch.setattr(evaluation, "our_counts", lambda pairs, n: np.stack([right, found, truth]))
+    assert not evaluation.measure(pairs, 4, rounds=1)[1]
+
+
+@pytest.mark.parametrize(("plain", "equal", "holds"), [(5.0, True, True), (4.9, True, False), (9.0, False, False)])
+def test_scoring_has_to_be_fast_and_equal(evaluation, plain, equal, holds):
+    record = evaluation.report({"ours": [1.0, 0.5, 4.0], "reference": [0.1, plain, 10.0]}, equal, n=7, distinct=2)
+    assert record["holds"] is holds and record["ratio"] == plain and record["ours"] == 7
+
+
 def test_all_benchmarks_are_found_and_one_that_fails_fails_all(script, tmp_path, monkeypatch, capsys):
     runner = script("benchmarks", "__main__")
     names = set(runner.names())
-    assert {"cam_inference", "pamr", "paste", "patch_pairs", "random_walk"} <= names and not {
-        "_measure",
-        "__main__",
-    } & names
+    assert {"cam_inference", "dense_crf", "evaluation", "pamr", "paste", "patch_pairs", "random_walk"} <= names
+    assert not {"_measure", "__main__"} & names
     claims = {
         "good": "print('a table'); print('{\"ratio\": 2, \"holds\": true}')",
         "bad": 'print(\'{"ratio": 1, "holds": false}\'); raise SystemExit(1)',

@@ -1,4 +1,4 @@
-"""Commands that the README shows exist, and so do the files that it names."""
+"""Commands that the README and other pages show exist, and so do the files that they name."""
 
 import importlib.util
 import re
@@ -13,7 +13,7 @@ from wsss_lib import cli
 
 PROJECT = Path(__file__).resolve().parent.parent
 README = PROJECT / "README.md"
-TEXTS = [path for path in (README, PROJECT / "CONTRIBUTING.md") if path.is_file()]
+TEXTS = [path for path in (README, PROJECT / "CONTRIBUTING.md", *(PROJECT / "docs").glob("*.md")) if path.is_file()]
 TARGETS = set(re.findall(r"^([a-z]+):", (PROJECT / "Makefile").read_text(encoding="utf-8"), re.M))
 PROGRAMS = ("make", "wsss", "python", "papermill")
 
@@ -87,15 +87,15 @@ def links():
         for target in re.findall(r"\]\(([^)\s]+)\)|<img[^>]+src=\"([^\"]+)\"", text):
             target = "".join(target)
             if not re.match(r"[a-z]+:", target):
-                yield pytest.param(target, id=f"{path.name}: {target}")
+                yield pytest.param(path, target, id=f"{path.name}: {target}")
 
 
-@pytest.mark.parametrize("target", list(links()))
-def test_relative_link_leads_to_a_file_or_heading(target):
+@pytest.mark.parametrize(("page", "target"), list(links()))
+def test_relative_link_leads_to_a_file_or_heading(page, target):
     path, _, anchor = target.partition("#")
-    file = PROJECT / path if path else README
+    file = page.parent / path if path else page
     assert file.exists(), f"{path} does not exist"
     if anchor:
         heads = re.findall(r"^#+ (.+)$", file.read_text(encoding="utf-8"), re.M)
         slugs = {re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in heads}
-        assert anchor in slugs, f"{path or 'README.md'} has no heading #{anchor}"
+        assert anchor in slugs, f"{file.name} has no heading #{anchor}"

@@ -413,7 +413,12 @@ def test_another_method_gives_no_masks_itself_and_trains_nothing(smoke_run, tmp_
         ("segment_val", "cam", {"segment.crf": "own "}, f"segment.crf='own ': {CRFS}"),
         ("make_pseudo_masks", "cam", {"refine.crf": "PSA"}, f"refine.crf='PSA': {CRFS}"),
         ("make_pseudo_masks", "cam", {"refine.how": "pamr", "refine.crf": "PSA"}, f"refine.crf='PSA': {CRFS}"),
-        ("make_pseudo_masks", "cam", {"refine.how": "crf"}, "refine.how='crf': choose one of none, dense_crf, pamr, affinity_net, irnet"),
+        (
+            "make_pseudo_masks",
+            "cam",
+            {"refine.how": "crf"},
+            "refine.how='crf': choose one of none, dense_crf, pamr, affinity_net, irnet",
+        ),
         ("make_pseudo_masks", "cam", {"refine.how": "pamr", "pamr.dilations": [0]}, r"dilations=\[0\]"),
         ("make_pseudo_masks", "cam", {"refine.how": "pamr", "pamr.iterations": -1}, "iterations=-1"),
     ],

@@ -118,7 +118,7 @@ def hundredths(low: int, high: int) -> tuple[float, ...]:
 _IRN = Protocol(
     "jiwoon-ahn/irn",
     "step/make_cam.py, step/eval_cam.py, run_sample.py",
-    merged="sum of maps enlarged to a quarter of the image (kept for later steps) and to the whole (scored)",
+    merged="sum of maps, at a quarter of the image for later steps and at its size for scores",
     sweep=(0.15,),
     over="present",
 )
@@ -222,12 +222,12 @@ SEEDS = {
     ),
     "psd_wsss": Protocol(
         "zaiquanyang/PSD_WSSS",
-        "evaluation.py",
+        "evaluation.py; maps as MCTformer's, on which it is built",
         scales=(1.0,),
         merged="sum",
         normalised="minimum to 0 and maximum to 1, eps 1e-8",
         sweep=(0.38,),
-        note="a draft of CSD; scores only images that a second list has, too",
+        note="a draft of CSD, built on MCTformer; scores only images that a second list has, too",
     ),
 }
 """Protocols of seeds: `score` takes a sweep over maps in [0, 1]."""

@@ -23,6 +23,7 @@ SCORES = (
     ("classifier", "mAP val", ("map",)),
     ("cams", "seed mIoU fixed threshold", ("seed", "fixed", "miou")),
     ("cams", "seed mIoU best threshold (uses masks)", ("seed", "best", "miou")),
+    ("walked_cams", "walked seed mIoU best threshold (uses masks)", ("seed", "best", "miou")),
     ("pseudo_masks", "pseudo mask mIoU", ("mask", "miou")),
     ("val_masks", "segmentation mIoU val", ("mask", "miou")),
     ("direct_masks", "single-stage mIoU val", ("mask", "miou")),

@@ -1,6 +1,7 @@
-"""The way of the data, stage by stage: classifier, cams, pseudo_masks, instances, segmentation, val_masks.
+"""The way of the data, stage by stage: classifier, cams, pseudo_masks, instances, segmentation, val_masks, test_masks.
 
-A single-stage method goes from its classifier to direct_masks at once.
+Where ``refine.how`` names a network that learns affinities, affinity_labels, affinity and walked_cams come before the
+pseudo masks. A single-stage method goes from its classifier to direct_masks at once.
 Each stage reads the folder that the stage before it wrote, and asks for that stage first, so any notebook runs on
 its own. What is finished is not computed again (`wsss_lib.runs`). True masks are opened to score, never to learn.
 """

@@ -156,13 +156,13 @@ def affinity_loss(pairs: Pairs, mask: Tensor) -> dict[str, Tensor]:
             )
         affinity = affinity.to(torch.promote_types(affinity.dtype, torch.float32))  # in bfloat16, 1 + EPS is 1
         sure, same = (first != IGNORE) & (second != IGNORE), first == second
-        alike, apart = -(affinity + EPS).log(), -(1 + EPS - affinity).log()
-        for name, chosen, values in (
-            ("background", sure & same & (first == 0), alike),
-            ("foreground", sure & same & (first > 0), alike),
-            ("different", sure & ~same, apart),
+        surprise = -(torch.where(same, affinity, 1 - affinity) + EPS).log()
+        for name, chosen in (
+            ("background", sure & same & (first == 0)),
+            ("foreground", sure & same & (first > 0)),
+            ("different", sure & ~same),
         ):
-            total[name] = total[name] + torch.where(chosen, values, 0.0).sum()
+            total[name] = total[name] + torch.where(chosen, surprise, 0.0).sum()
             count[name] = count[name] + chosen.sum()
     return {name: total[name] / torch.clamp(torch.as_tensor(count[name]), min=1) for name in total}
 
