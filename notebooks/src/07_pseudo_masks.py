@@ -496,12 +496,12 @@ better, worse = (scored["gain"] > 1).mean(), (scored["gain"] < -1).mean()
 print(f"better by more than one point: {better:.0%} of {len(scored)} images, worse: {worse:.0%}")
 
 # %% tags=["nbval-ignore-output"]
-chosen, rows = pd.concat([scored.head(2), scored.tail(3)]), []
+chosen, rows = pd.concat([scored.head(2), scored.tail(2)]), []
 for i in chosen["id"]:
     picture, *masks = row_of(i, seed_of(i), read_mask(mask_dir / f"{i}.png"))
     rows.append([picture, viz.overlay_cam(picture, look(i)[1].max(0)), *masks])
 titles = ["image", "CAM", "seed", "pseudo mask", "true mask"]
-figure = viz.grid(rows, titles, [f"{g:+.0f}" for g in chosen["gain"]], size=1.2)
+figure = viz.grid(rows, titles, [f"{g:+.0f}" for g in chosen["gain"]], size=1.1)
 viz.show(figure, "Above where the CRF gained most, below where it lost most; on the left the change of IoU in points.")
 
 # %% [markdown]
@@ -538,7 +538,7 @@ explorer = widgets.explore(
 strip_id, widths, exponents = scored["id"][len(scored) // 4], (3.0, 13.0, 80.0), (1, 4, 32)
 rows = [row_of(strip_id, *(refine(strip_id, a, replace(crf, bilateral_srgb=w)) for a in exponents)) for w in widths]
 titles = ["image", *(rf"$\alpha={a}$" for a in exponents), "true mask"]
-figure = viz.grid(rows, titles, [rf"$\theta_\beta={w:g}$" for w in widths], size=1.2)
+figure = viz.grid(rows, titles, [rf"$\theta_\beta={w:g}$" for w in widths], size=1.0)
 viz.show(
     figure,
     "From left to right the foreground gets more generous; from top to bottom ever more different colours talk to each other.",
@@ -602,9 +602,9 @@ def average(image_id, iterations=averaging.iterations):
 
 
 rounds = (0, 1, averaging.iterations)
-rows = [row_of(i, *(average(i, n) for n in rounds), refine(i)) for i in [*alone[:2], hard]]
+rows = [row_of(i, *(average(i, n) for n in rounds), refine(i)) for i in (easy, hard)]
 figure = viz.grid(rows, ["image", *(f"PAMR, {n}" for n in rounds), "dense CRF", "true mask"], size=1.2)
-viz.show(figure, "One seed refined by both: PAMR after none, one and all of its iterations, then the dense CRF.")
+viz.show(figure, "Seeds refined by both: PAMR after none, one and all of its iterations, then the dense CRF.")
 for name, way in {"neither": lambda i: refine(i, alpha, None), "PAMR": average, "CRF": refine}.items():
     start = timeit.default_timer()
     score = miou_of(way)
@@ -635,11 +635,11 @@ by_hand = np.where(ha == 0, 0, np.where(la > 0, la, IGNORE))
 np.testing.assert_array_equal(by_hand, la_ha_mask(la, ha))
 print("our rule and la_ha_mask agree; published pairs of exponents:", LA_HA["power"])
 rows = []
-for i in [*alone[:2], hard]:
+for i in (easy, hard):
     la, ha = refine(i, low), refine(i, high)
     rows.append(row_of(i, la, ha, la_ha_mask(la, ha)))
 titles = ["image", rf"la: $\alpha={low}$", rf"ha: $\alpha={high}$", "sure pixels", "true mask"]
-figure = viz.grid(rows, titles, size=1.25)
+figure = viz.grid(rows, titles, size=1.2)
 viz.show(figure, "Low and high exponent, and what is sure under both. White pixels are left undecided (255).")
 
 # %% [markdown]
@@ -757,7 +757,9 @@ pd.DataFrame(rows, index=["of all pairs (%)", "right (%)"]).T.round(1)
 # Which kind is rarest, and which is least often right? (The third line is the sum of the first two.) The pairs that
 # tell of outlines are few, for two reasons: outlines are thin, and the unsure belt around them is often wider than the
 # radius, so that no pair reaches over it. A larger radius would find more of them, and more pairs whose *alike* is an
-# accident. It is no wonder, then, that the loss takes the kinds apart, each with a mean of its own:
+# accident. (IRNet learns from pairs up to 10 cells apart and walks along those up to 5. To learn, one wants pairs that
+# reach over the belt; to walk, short steps that one can rely on.) It is no wonder, then, that the loss takes the kinds
+# apart, each with a mean of its own:
 #
 # $$L = \tfrac14 L^+_{\text{background}} + \tfrac14 L^+_{\text{foreground}} + \tfrac12 L^-, \qquad
 #   L^+ = \text{mean of} -\log a_{ij}, \quad L^- = \text{mean of} -\log(1 - a_{ij})$$
@@ -847,7 +849,9 @@ viz.show(
 #
 # First the labels. The two papers find sure pixels in two ways: PSA with two exponents and soft scores, as above, IRNet
 # with two thresholds and hard labels. Stage `affinity_labels` makes them for every training image, stage `affinity`
-# trains. Finished stages are loaded.
+# trains. Both networks start from the classifier that made the maps. It has never been asked about outlines, but it has
+# seen the classes, and features of one class lie together already. AffinityNet changes all of its weights, IRNet none.
+# Finished stages are loaded.
 
 # %% tags=["nbval-ignore-output"]
 LEARNT, lines = ("AffinityNet", "IRNet"), {}
@@ -985,7 +989,7 @@ for i in (easy, hard, scored["id"].iloc[0], scored["id"].iloc[-1]):
     edge = 1 - affinities_of("IRNet", i)[1]
     rows.append([look(i)[0], unlike[0] / unlike.max(), edge, row_of(i)[-1]])
 titles = ["image", "AffinityNet:\nunlike neighbours", "IRNet:\nboundary", "true mask"]
-figure = viz.grid(rows, titles, ["easy", "hard", "CRF: best", "CRF: worst"], size=1.45)
+figure = viz.grid(rows, titles, ["easy", "hard", "CRF: best", "CRF: worst"], size=1.3)
 viz.show(figure, "What the two networks take for boundaries. No label ever said where one is.")
 
 # %% [markdown]
@@ -1027,8 +1031,15 @@ pd.DataFrame(lines, index=["truly alike", "truly different", "alike is higher (%
 #
 # Column $j$ holds the chances that a walker on cell $j$ steps to each other cell, or stays. So $M T$ gives each cell a
 # mean of the map over its neighbours, each weighted by how alike it is. That is PAMR's sentence again, with *alike*
-# learnt. $2^t$ steps give a mean over everything that can be reached in so many. By hand, on a piece of the easy image
-# of $16 \times 16$ cells:
+# learnt. $2^t$ steps give a mean over everything that can be reached in so many.
+#
+# There are two ways to read the same number $(T^n)_{ij}$. For the *map*: so much of cell $i$'s activation is in the
+# mean that cell $j$ gets. For a *walker*: so likely is one who starts on $j$ to be on $i$ after $n$ steps. Though $A$
+# is symmetric, $T$ is not. A walker in the middle of a large even region has seventy ways to go, one on a cell with a
+# single friend has two, to go there or to stay. Since each column sums to 1, two things follow that one can check
+# below: a constant map stays as it is, and a map keeps within its range.
+#
+# By hand, on a piece of the easy image of $16 \times 16$ cells:
 
 # %% tags=["nbval-ignore-output"]
 beta, side = dials["AffinityNet"].beta, int(16 * own.stride)
@@ -1104,7 +1115,8 @@ betas, times = (1.0, beta, 4 * beta), (0, 3, 5, 8, 11)
 rows = []
 for b in betas:
     walked = [random_walk.random_walk(given, found, b, t)[0] for t in times]
-    rows.append([look(hard)[0], given[0], *(m / m.max().clamp(min=1e-5) for m in walked)])
+    begin = [look(hard)[0], given[0]] if not rows else [None, None]
+    rows.append([*begin, *(m / m.max().clamp(min=1e-5) for m in walked)])
 titles = ["image", "before", *(f"{2**t:,} step{'s' * (t > 0)}" for t in times)]
 figure = viz.grid(rows, titles, [rf"$\beta={b:g}$" for b in betas], size=1.1)
 viz.show(
@@ -1116,8 +1128,9 @@ viz.show(
 # A long walk **forgets** where it began. Each step is a mean, so the range of a map can only shrink, until all cells
 # that can reach each other have the same value: the mean of the map, in which cell $i$ counts as much as $d_i = \sum_k
 # a_{ki}^\beta$. No object is left in it. A walk is useful only *on the way* there, while it has evened out the object
-# and not yet the image. With a high $\beta$ this time is long, since steps across an outline are rare. On the small
-# grid we can take the powers, and go to a million steps.
+# and not yet the image. That there is such a time at all is owed to the affinities: within an object steps are many and
+# likely, across its outline rare, so that the first happens long before the second. With a high $\beta$ this time is
+# long, since steps across an outline are rare. On the small grid we can take the powers, and go to a million steps.
 
 # %% tags=["nbval-ignore-output"]
 figure, axis = plt.subplots(figsize=(5, 2.6), layout="constrained")
