@@ -1105,8 +1105,11 @@ pd.DataFrame(lines).round(4)
 #
 # ### Two dials, and a walk that forgets
 #
-# $\beta$ says how picky a step is, $t$ how long the walk lasts. The next figure turns both on the map of the hard
-# image. Predict: which corner of the figure is nearly the map that we began with, and which is nearly nothing?
+# $\beta$ says how picky a step is, $t$ how long the walk lasts. The two are not independent: with a higher $\beta$ a
+# walker stays where he is more often, and needs more steps for the same way. And both depend on the grid. On cells of
+# twice the size half as many steps lead as far, so numbers from a paper are good for its stride and its image size, and
+# no others. The next figure turns both on the map of the hard image. Predict: which corner of the figure is nearly the
+# map that we began with, and which is nearly nothing?
 
 # %% tags=["nbval-ignore-output"]
 found, keep = affinities_of("AffinityNet", hard)
@@ -1201,7 +1204,13 @@ viz.show(
 # %% [markdown]
 # ## Measure
 #
-# Before the numbers, what each way knows, and what it cannot know:
+# Before the numbers, look at the figure above, row by row. A walk can only carry what the seed put somewhere. Where the
+# seed covers a piece of the object and no surroundings, the walk has an easy task: fill. Where the seed spills over the
+# outline, the surroundings got an activation of their own, which walks there and fills *them*, while the background's
+# score is small and walks as well. A CRF would have to be outvoted; a walk is not asked. Look for such a row. Then look
+# for a part of another colour which the CRF cut off, and whether a walk has kept it.
+#
+# What does each way know, and what can it not know?
 #
 # | | a cell listens to | *alike* means | learns | stops |
 # |---|---|---|---|---|
