@@ -725,7 +725,9 @@ for axis, (name, where) in zip(
     axis.plot(x, y, "*", color="black", markersize=11)
     for kind, places in around(y, x).items():
         axis.plot(*np.reshape(places, (-1, 2)).T, "o", color=colours[kind], markersize=3, label=f"{kind} {len(places)}")
-    axis.set(title=f"a cell: {name}", xticks=[], yticks=[])
+    left, top = (max(0, min(at - 9, n - 19)) - 0.5 for at, n in ((x, w), (y, h)))  # a window of 19 cells around it
+    window = {"xlim": (left, min(left + 19, w - 0.5)), "ylim": (min(top + 19, h - 0.5), top)}
+    axis.set(title=f"a cell: {name}", xticks=[], yticks=[], **window)
     axis.legend(fontsize=7, loc="upper left", framealpha=0.9)
 viz.show(
     figure,
@@ -1107,9 +1109,9 @@ pd.DataFrame(lines).round(4)
 #
 # $\beta$ says how picky a step is, $t$ how long the walk lasts. The two are not independent: with a higher $\beta$ a
 # walker stays where he is more often, and needs more steps for the same way. And both depend on the grid. On cells of
-# twice the size half as many steps lead as far, so numbers from a paper are good for its stride and its image size, and
-# no others. The next figure turns both on the map of the hard image. Predict: which corner of the figure is nearly the
-# map that we began with, and which is nearly nothing?
+# twice the size a quarter as many steps lead as far, so numbers from a paper are good for its stride and its image
+# size, and no others. The next figure turns both on the map of the hard image. Predict: which corner of the figure is
+# nearly the map that we began with, and which is nearly nothing?
 
 # %% tags=["nbval-ignore-output"]
 found, keep = affinities_of("AffinityNet", hard)
@@ -1270,6 +1272,7 @@ for name in ways:
 table = (100 * pd.DataFrame(lines, dtype=float)).dropna().T
 figure = viz.heatmap(table, list(table.index), "class, or group of images", "", list(table.columns), decimals=0)
 figure.axes[0].tick_params("y", rotation=0)
+figure.axes[0].tick_params("x", rotation=90)
 viz.show(figure, "IoU of each class in percent, and for toy scenes the mIoU of both groups of images.")
 
 # %% [markdown]
