@@ -26,7 +26,7 @@
 # Afterwards you will be able to
 #
 # 1. compare two methods over seeds: mean, standard deviation, and a 95 % interval of the paired difference;
-# 2. take a score apart, by threshold, stage, class and group of images, and say what its average hides;
+# 2. take a score apart, by threshold, rule, stage, class and group of images, and say what its average hides;
 # 3. read a results table of a paper and say which of its numbers may be compared.
 
 # %% [markdown]
@@ -54,6 +54,7 @@ method = "cam"  # whose run is looked at
 
 # %% tags=["nbval-ignore-output"]
 import inspect
+from dataclasses import replace
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -65,7 +66,8 @@ from data_prep.ready import ready
 from wsss_lib import localize, results, runs, stages, viz, widgets
 from wsss_lib.data import read_mask
 from wsss_lib.errors import DataError
-from wsss_lib.metrics import ThresholdSweep, mean_std, paired_interval
+from wsss_lib.metrics import OVER, ConfusionMatrix, ThresholdSweep, mean_std, paired_interval
+from wsss_lib.protocols import MASKS, SEEDS
 from wsss_lib.runs import Run
 from wsss_lib.settings import load
 
@@ -247,13 +249,17 @@ viz.show(
 # ## Compute, or load
 #
 # Now to real numbers. The last stage of the way is `val_masks`; asking for it asks for all stages before it. What is there
-# already is loaded, so after 01, 07 and 08 this takes no time, and without them it takes as long as they do.
+# already is loaded, so after 01, 07 and 08 this takes no time, and without them it takes as long as they do. What makes masks of
+# the maps, `refine.how` says; if it names a network that learns affinities, three more stages lie on the way.
 
 # %% tags=["nbval-ignore-output"]
 segmentation = stages.segment_val(run)
-pseudo_masks, cams = stages.make_pseudo_masks(run), stages.make_cams(run)
-for stage in (stages.train_classifier(run), cams, pseudo_masks, stages.train_segmentation(run), segmentation):
-    print(f"{stage.path.relative_to(run.root).as_posix():42s} {stage.metrics['seconds']:7.1f} s")
+pseudo_masks, cams, how = stages.make_pseudo_masks(run), stages.make_cams(run), settings.refine.how
+learnt = []
+if how in stages.AFFINITY_NETWORKS:
+    learnt = [stages.make_affinity_labels(run), stages.train_affinity(run), stages.walk_cams(run)]
+for stage in (stages.train_classifier(run), cams, *learnt, pseudo_masks, stages.train_segmentation(run), segmentation):
+    print(f"{stage.path.relative_to(run.root).as_posix():58s} {stage.metrics['seconds']:7.1f} s")
 
 # %% [markdown]
 # All runs below the same root, whichever notebook made them, also those of other profiles and data sets: compare within a data set
@@ -317,7 +323,7 @@ for name, (gain, low, high) in gains.items():
 # %% [markdown]
 # ## Look: what the numbers stand for
 #
-# No table replaces looking. We take training images and ask where the dense CRF helped most, and where it did most harm,
+# No table replaces looking. We take training images and ask where the refinement helped most, and where it did most harm,
 # judged by the IoU of everything that is not background. True masks are opened to look and to measure.
 
 
@@ -350,12 +356,15 @@ for image_id in chosen:
     rows.append([image, viz.overlay_cam(image, cam), *[viz.overlay_mask(image, mask) for mask in masks]])
 titles = ["image", "CAM", "seed", "pseudo mask", "true mask"]
 figure = viz.grid(rows, titles, [f"{gain[i]:+.0f} points" for i in chosen], size=1.2)
-viz.show(figure, "From the image where the dense CRF gained most to the one where it lost most, in points of IoU.")
+viz.show(
+    figure, f"From the image where the refinement ({how}) gained most to the one where it lost most, in points of IoU."
+)
 
 # %% [markdown]
-# The CRF follows edges of the *image*. Where the seed covers some of every part of the object, it completes it. Where the seed
-# lies on the context, or on a part with a hard edge around it, it completes that, or wipes a small seed out. So it enlarges
-# what is right and what is wrong alike, and its gain depends on the seeds: a reason to compare methods *behind* the CRF as well.
+# A dense CRF follows edges of the *image*, a walk follows affinities that were learnt from other seeds. Where the seed covers some of
+# every part of the object, either can complete it. Where the seed lies on the context, or on a part with a hard edge around it, they
+# complete that, or wipe a small seed out. So a refinement enlarges what is right and what is wrong alike, and its gain
+# depends on the seeds: a reason to compare methods *behind* the refinement as well.
 #
 # And the end of the way: images of the val split, segmented without their labels. Beside the mask stands where it is wrong.
 
@@ -387,9 +396,11 @@ viz.show(figure, "The val split from best to worst, at equal steps of the rankin
 
 # %% tags=["nbval-ignore-output"]
 seed_score, mask_score, val_score = cams.metrics["seed"], pseudo_masks.metrics["mask"], segmentation.metrics["mask"]
+walked = learnt[-1].metrics["seed"] if learnt else {}
 way = {
     "seed, fixed threshold (train)": seed_score["fixed"]["miou"],
     "seed, best threshold (train)": seed_score["best"]["miou"],
+    **{f"walked seed, {name} threshold (train)": walked[name]["miou"] for name in ("fixed", "best") if walked},
     "pseudo mask (train)": mask_score["miou"],
     "segmentation (val)": val_score["miou"],
 }
@@ -443,6 +454,106 @@ for own, other in (halves, halves[::-1]):
 # or worse at a fixed one. So this kit reports both, always apart, and compares like with like.
 
 # %% [markdown]
+# ## The same maps under ten rules
+#
+# A fixed threshold or the best one: that is only the coarsest difference between two scripts. Every repository has a rule of its own
+# to make *one number* of a folder of maps, and papers seldom print the rule. What does the rule alone do? The stage `cams` has scored the
+# **same maps** of this run as each of them would. The rules stand in `wsss_lib.protocols`, each with the files that it was read from, and
+# [docs/evaluation.md](../docs/evaluation.md) explains them one by one.
+#
+# Nothing was trained for the next table, and no map was touched. Some repositories share a rule and so a line.
+
+# %% tags=["nbval-ignore-output"]
+scored = seed_score.get("protocols", {})
+own = {"kit": (settings.localize.threshold,), "kit_best": tuple(sweep["threshold"])}
+rules = {name: replace(rule, sweep=own.get(name, rule.sweep)) for name, rule in SEEDS.items() if name in scored}
+means = {"present": "in truth or prediction", "all": "all, absent ones as 0", "truth": "in the truth"}
+lines = {}
+for name, rule in rules.items():
+    ts, end = rule.thresholds, "up to the first that is no better" if rule.first_drop else "the best"
+    words = f"{ts[0]:.2f}, fixed" if len(ts) == 1 else f"{ts[0]:.2f} to {ts[-1]:.2f}, {end}"
+    found = round(scored[name]["threshold"], 2), round(100 * scored[name]["miou"], 1)
+    lines.setdefault((words, len(ts) > 1, means[rule.over], *found), []).append(name)
+columns = ["threshold", "chosen WITH masks", "classes in the mean", "it takes", "mIoU (%)"]
+if not scored:
+    stale = cams.path.relative_to(run.root).as_posix()
+    print(f"An earlier version scored these maps, by its own rule only. Remove {stale} and run this notebook again.")
+pd.DataFrame(list(lines), index=[", ".join(names) for names in lines.values()], columns=columns)
+
+# %% tags=["nbval-ignore-output"]
+if scored:
+    figure = viz.bars({", ".join(names): line[-1] for line, names in lines.items()}, "seed mIoU (%)", width=6.5)
+    for bar, line in zip(figure.axes[0].patches, lines, strict=True):
+        bar.set_color(viz.COLORS[1 if line[1] else 0])
+    viz.show(
+        figure, "One folder of maps, scored by each rule. The second colour: the threshold was chosen with true masks."
+    )
+    print(f"{len(lines)} rules; from the lowest to the highest {np.ptp([line[-1] for line in lines]):.1f} points")
+
+# %% [markdown]
+# Read the span in the last line against the gains that you know. The maps are the same in all rows, so all of it is the script. What
+# differs:
+#
+# - **Fixed or swept.** One threshold set beforehand, or the best of up to a hundred, chosen *with* the masks that it is scored on.
+# - **The window.** AdvCAM's sweep tries 20 thresholds, SEAM's 60. What is best outside the window cannot be found.
+# - **Halved maps.** CPN's script divides its maps by two and sweeps from 0.20 to 0.59. Of maps in [0, 1] that is 0.40 to 1.18:
+#   nothing below 0.40 is ever tried, and everything from 1 on is background alone.
+# - **The first drop.** MCTformer's loop starts at 0 and ends at the first threshold that is no better than the one before it: a
+#   *local* maximum. On a curve with a bump or a step it stops there.
+#
+# The next figure draws each window below the curve of this run's maps.
+
+# %% tags=["nbval-ignore-output"]
+if scored:
+    figure, (top, low) = plt.subplots(
+        2, 1, figsize=(6.5, 4.6), layout="constrained", sharex=True, height_ratios=[1, 1.4]
+    )
+    top.plot(sweep["threshold"], percent, color="grey")
+    top.set(ylabel="seed mIoU (%)")
+    for row, (line, names) in enumerate(lines.items()):
+        ts = [t for t in rules[names[0]].thresholds if t <= 1]
+        low.plot([ts[0], ts[-1]], [row, row], color="lightgrey", linewidth=7, solid_capstyle="butt")
+        low.scatter(line[3], row, color=viz.COLORS[1 if line[1] else 0], zorder=3)
+    low.set(xlabel="background threshold, of maps in [0, 1]", yticks=range(len(lines)), ylim=(len(lines) - 0.5, -0.5))
+    low.set_yticklabels([", ".join(names) for names in lines.values()], fontsize=8)
+    sns.despine(figure)
+    viz.show(
+        figure,
+        "Where each rule looks (grey) and what it takes (dot), below the curve of this run by the kit's own mean.",
+    )
+
+# %% [markdown]
+# The fifth difference is in the **mean**: what is the IoU of a class that is not there? Four classes by hand: class 0 is half right, class
+# 1 all right, class 2 was only predicted, class 3 does not occur at all.
+
+# %%
+tiny = ConfusionMatrix(4)
+tiny.update(np.array([[0, 0, 1, 255]]), np.array([[0, 2, 1, 0]]))
+print("IoU of each class:", tiny.iou().round(2).tolist())
+for over in OVER:
+    print(f"{means[over]:24s} mIoU {tiny.miou(over=over):.3f}")
+
+# %% [markdown]
+# The same masks, three numbers. On the whole of VOC every class occurs, and the three agree; on twenty images, or on toy scenes with few
+# classes, they need not.
+#
+# And some things no rule can redo on finished maps: the scales, how maps get into [0, 1], **which images** (`train` or `train_aug`), which
+# true masks (MCTformer scores against another folder, `SegmentationClassAug`). For masks of a *network* three more questions come
+# in: which images, were image-level **labels** given at test time, and which dense **CRF** came after? The kit has these as data too (its own
+# lines are what the settings say, and a profile may name a CRF in `segment.crf`):
+
+# %%
+asked = {name: (rule.split, rule.labels, rule.crf or "none", means[rule.over]) for name, rule in MASKS.items()}
+pd.DataFrame.from_dict(
+    asked, orient="index", columns=["images", "image-level labels", "dense CRF", "classes in the mean"]
+)
+
+# %% [markdown]
+# So a line of a table that says "val mIoU" hides a handful of decisions. None of the rules is wrong. Two numbers by *two* rules are
+# not comparable, though, and it is the reader who has to find that out. This kit scores every method by the same rule, and
+# keeps the others' beside it.
+
+# %% [markdown]
 # ## Measure 3: class by class
 #
 # The mean over classes weighs each class the same. It can rise while a class is lost: two classes that gain five points each outweigh
@@ -467,7 +578,7 @@ axis.legend(frameon=False, fontsize=8)
 sns.despine(figure)
 viz.show(
     figure,
-    "IoU of each class at three stages. Where is the dense CRF no help, and which class does the segmentation lose?",
+    "IoU of each class at three stages. Where is the refinement no help, and which class does the segmentation lose?",
 )
 
 # %% tags=["nbval-ignore-output"]
@@ -730,7 +841,7 @@ pd.DataFrame({
 # %% [markdown]
 # The first row is the seed at a *fixed* threshold on both sides: IRN and CDA take 0.15 for all images, this run takes the
 # threshold of its profile. The second row is no equal either: IRN refines with a network of its own that learns affinities
-# between pixels, this run with a dense CRF alone. The third is measured on other images than the first two, on both sides.
+# between pixels, this run as its `refine.how` says, by default with a dense CRF alone. The third is measured on other images than the first two, on both sides.
 #
 # ## A checklist
 #
@@ -755,6 +866,9 @@ pd.DataFrame({
 #    prints what `collect` gives.)
 # 3. **Luck.** In the dial figure set the true gain to 0 and three seeds. Go through all values of `luck`. In how many of the 21
 #    cases would you have claimed a gain or a loss? How many do you expect? (Expected: one in twenty, so about one.)
+# 4. **Another rule.** After notebook 02, compare `stages.make_cams(run).metrics["seed"]["protocols"]` with that of
+#    `run.of("cda")`, rule by rule. Is the gain the same under each? Does the order of the two methods hold under all of them?
+#    (There is no expected result. If the order does not hold, the rule decides, and "better" needs its name beside it.)
 
 # %% tags=["nbval-ignore-output"]
 found = [
@@ -778,7 +892,13 @@ for r in found:
 # Nothing about the method: its own number includes the gift of the threshold, which you have seen above for plain CAM.
 # </details>
 #
-# <details><summary><b>3.</b> The mean over all images rises by a point, and the worst group falls by three. Which one do you
+# <details><summary><b>3.</b> A script halves its maps, sweeps thresholds from 0.20 to 0.59, and its paper says that 0.45 was best. Would
+# you take 0.45 for your maps?</summary>
+# Only if yours are halved, too: of maps in [0, 1] it is 0.90. And it is the best of a window that begins at 0.40; what is best
+# below, that script cannot say.
+# </details>
+#
+# <details><summary><b>4.</b> The mean over all images rises by a point, and the worst group falls by three. Which one do you
 # report?</summary>
 # Both. Who uses the method wants to know where it fails, and a mean over mostly easy images cannot say it.
 # </details>
@@ -788,6 +908,7 @@ for r in found:
 #
 # - A difference counts against the spread of its seeds; pair the runs by seed and give the interval.
 # - The best threshold is a gift of information from the true masks. Report it apart, or not at all.
+# - The same maps have as many scores as there are rules. Ask for the rule before you compare the number.
 # - Stages, classes and groups say *where* a method gains. The mean says only whether.
 # - Papers' numbers differ in backbone, supervision, labels at test time and thresholds. Subtract only what differs in one thing.
 # - Ours and theirs never stand in one column.

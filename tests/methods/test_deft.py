@@ -275,7 +275,7 @@ def test_before_its_start_the_swap_is_nothing_and_draws_nothing(method, batch, p
     got = losses(method, batch, progress)
     drawn = not torch.equal(torch.rand(3), torch.rand(3, generator=torch.Generator().manual_seed(5)))
     fg, *others = (got.terms[name] for name in DISENTANGLING)
-    disentangling = fg + 0.3 * sum(others)
+    disentangling = sum([fg, *(0.3 * term for term in others)])  # added in the method's order: to the last digit
     if swapping:
         assert got.total > disentangling and drawn
     else:

@@ -33,7 +33,7 @@ def test_the_way_runs_on_photographs_of_many_sizes(photos, weights, tmp_path):
 
 @pytest.mark.notebooks
 def test_papers_settings_take_two_steps_a_stage_through_papermill(photos, tmp_path):
-    """ResNet-50 (random weights), the paper's crops, small batches, no GPU; 08 asks for every stage before it.
+    """ResNets (random weights), the paper's crops, small batches, no GPU; 08 asks for every stage before it.
 
     After two steps a network has seen nothing: a small learning rate keeps its maps from dying, and the bounds on
     instances let in whatever its masks cut out.
@@ -58,13 +58,21 @@ def test_papers_settings_take_two_steps_a_stage_through_papermill(photos, tmp_pa
         "cpn.lr": 1e-3,
         "ws_fcn.batch_size": 2,
         "single_stage.scales": [1.0],
+        "affinity_net.max_steps": 2,
+        "affinity_net.batch_size": 2,
+        "affinity_net.lr": 1e-3,
+        "irnet.max_steps": 2,
+        "irnet.batch_size": 2,
+        "segmentation.weights": "",
         "segmentation.max_steps": 2,
-        "segmentation.batch_size": 4,
+        "segmentation.batch_size": 2,
+        "segmentation.micro_batch_size": 1,
+        "segmentation.lr": 1e-9,
         "segment.scales": [1.0],
         "machine.workers": 0,
         "machine.processes": 1,
     }
-    lessons = ["02", "03", "04", "05", "06", "08"]
+    lessons = ["02", "03", "04", "05", "06", "07", "08"]
     outcomes = cli.run(lessons, profile="paper", data_root=photos, runs_root=tmp_path, overrides=overrides)
     assert [(o.state, o.message) for o in outcomes] == [("done", "")] * len(lessons)
     assert {(r["pipeline"].partition("+")[0], r["stage"]) for r in collect(tmp_path)} == {
@@ -76,6 +84,7 @@ def test_papers_settings_take_two_steps_a_stage_through_papermill(photos, tmp_pa
         ("cam", "val_masks"),
         *((method, stage) for method in ("cda", "csd", "seam", "cpn", "deft") for stage in ("classifier", "cams")),
         *(("ws_fcn", stage) for stage in ("classifier", "direct_masks")),
+        *(("cam", stage) for stage in ("affinity_labels", "affinity", "walked_cams")),
     }
     logs = sorted(tmp_path.rglob("log.csv"))
-    assert [len(log.read_text().splitlines()) for log in logs] == [3] * 9, "a header and two steps each"
+    assert [len(log.read_text().splitlines()) for log in logs] == [3] * 11, "a header and two steps each"
