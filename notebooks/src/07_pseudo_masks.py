@@ -274,9 +274,10 @@ print(f"small image {small.shape}: {small_truth.size} pixels, {small_truth.size*
 # %% [markdown]
 # **The kernels.** Each pixel becomes a row of features: its place divided by a width, and for $k_2$ also its colour
 # divided by a width. A kernel is then one Gaussian of the distance between rows, for all pairs at once. One detail is
-# not in the equations. The released code divides each kernel by the square roots of its row sums ($D^{-1/2} K
-# D^{-1/2}$). Otherwise pixels in large, even regions would hear a far louder crowd than pixels of small ones, and the
-# weights $w$ would mean another thing at every image size. (The image shrank, so the widths in place shrink too.)
+# not in the equations. The released code divides each kernel by the square roots of its row sums
+# ($D^{-1/2} K D^{-1/2}$). Otherwise pixels in large, even regions would hear a far louder crowd than pixels of small
+# ones, and the weights $w$ would mean another thing at every image size. (The image shrank, so the widths in place
+# shrink too.)
 
 
 # %%
@@ -302,8 +303,8 @@ print("edges", edges.shape, "symmetric: i listens to j as j to i")
 # %% [markdown]
 # **Mean field.** The best labelling cannot be found by trying: already $32 \times 32$ pixels with two labels have
 # $2^{1024}$ of them. Mean field looks for something easier, a probability $Q_i(l)$ for each pixel *by itself*, such
-# that the product of all is as close as possible (in Kullback-Leibler divergence) to the true distribution $\propto
-# e^{-E(x)}$. Setting the derivative to zero gives one equation a pixel:
+# that the product of all is as close as possible (in Kullback-Leibler divergence) to the true distribution
+# $\propto e^{-E(x)}$. Setting the derivative to zero gives one equation a pixel:
 #
 # $$Q_i(l) \;\propto\; \exp\Big(\log p_i(l) \;+\; \sum_m w_m \sum_j k_m(i,j)\, Q_j(l)\Big)$$
 #
@@ -625,8 +626,8 @@ for name, way in {"neither": lambda i: refine(i, alpha, None), "PAMR": average, 
 # - **ha** (high $\alpha$) is generous to the foreground. What is *background* even under `ha` is sure background.
 # - Everything between is 255, *ignore*.
 #
-# PSA takes $\alpha = 4$ and $32$; the others in the table have other numbers. On masks, the rule is two comparisons,
-# and the library's `la_ha_mask` does the same.
+# PSA takes $\alpha = 4$ and $32$; the numbers of others are printed below. On masks, the rule is two comparisons, and
+# the library's `la_ha_mask` does the same.
 
 # %% tags=["nbval-ignore-output"]
 low, high = LA_HA["power"]["psa"]
@@ -714,10 +715,8 @@ def around(y, x):
 
 figure, axes = plt.subplots(1, 3, figsize=(7.4, 2.7), layout="constrained")
 back = Image.fromarray(viz.as_array(folder.image(busy))).resize((w, h), Image.Resampling.BOX)
-front = (labels > 0) & (labels != IGNORE)
-for axis, (name, where) in zip(
-    axes, {"foreground": front, "background": labels == 0, "unsure": labels == IGNORE}.items(), strict=True
-):
+groups = {"foreground": (labels > 0) & (labels != IGNORE), "background": labels == 0, "unsure": labels == IGNORE}
+for axis, (name, where) in zip(axes, groups.items(), strict=True):
     cells = np.argwhere(where if where.any() else labels >= 0)
     cells = sorted(cells, key=lambda cell: np.abs(cell - np.array([h, w]) / 2).sum())  # nearest to the middle first
     y, x = max(cells, key=lambda cell: len(around(*cell)["different"]))
@@ -759,16 +758,16 @@ pd.DataFrame(rows, index=["of all pairs (%)", "right (%)"]).T.round(1)
 # Which kind is rarest, and which is least often right? (The third line is the sum of the first two.) The pairs that
 # tell of outlines are few, for two reasons: outlines are thin, and the unsure belt around them is often wider than the
 # radius, so that no pair reaches over it. A larger radius would find more of them, and more pairs whose *alike* is an
-# accident. (IRNet learns from pairs up to 10 cells apart and walks along those up to 5. To learn, one wants pairs that
-# reach over the belt; to walk, short steps that one can rely on.) It is no wonder, then, that the loss takes the kinds
-# apart, each with a mean of its own:
+# accident. (In its paper IRNet learns from pairs less than 10 cells apart, and walks along those less than 5. To learn,
+# one wants pairs that reach over the belt; to walk, short steps that one can rely on.) It is no wonder, then, that the
+# loss takes the kinds apart, each with a mean of its own:
 #
 # $$L = \tfrac14 L^+_{\text{background}} + \tfrac14 L^+_{\text{foreground}} + \tfrac12 L^-, \qquad
 #   L^+ = \text{mean of} -\log a_{ij}, \quad L^- = \text{mean of} -\log(1 - a_{ij})$$
 #
 # Otherwise the many pairs of background would drown the few that tell of outlines. A network that says $a = 0.5$ to
-# every pair pays $\log 2 = 0.69$, whatever the labels are. What remains to be said is where the *affinity* $a_{ij} \in
-# [0, 1]$ comes from. There are two answers.
+# every pair pays $\log 2 = 0.69$, whatever the labels are. What remains to be said is where the *affinity*
+# $a_{ij} \in [0, 1]$ comes from. There are two answers.
 #
 # ## AffinityNet: alike are cells with like features
 #
@@ -777,8 +776,8 @@ pd.DataFrame(rows, index=["of all pairs (%)", "right (%)"]).T.round(1)
 # $$a_{ij} = \exp\Big(-\frac1C \sum_{c=1}^{C} |f_{c,i} - f_{c,j}|\Big)$$
 #
 # It is symmetric, 1 for a cell with itself, and asks for no class: a feature need not say *sheep*, it need only be
-# another one on the grass next to it. Features come from the last three stages of the classifier's backbone, through $1
-# \times 1$ convolutions, and everything is trained. Here it is by hand for one offset, with the features that the
+# another one on the grass next to it. Features come from the last three stages of the classifier's backbone, through
+# $1 \times 1$ convolutions, and everything is trained. Here it is by hand for one offset, with the features that the
 # *classifier* has (nobody taught these what belongs together); the loss, too.
 
 # %% tags=["nbval-ignore-output"]
@@ -852,8 +851,8 @@ viz.show(
 # First the labels. The two papers find sure pixels in two ways: PSA with two exponents and soft scores, as above, IRNet
 # with two thresholds and hard labels. Stage `affinity_labels` makes them for every training image, stage `affinity`
 # trains. Both networks start from the classifier that made the maps. It has never been asked about outlines, but it has
-# seen the classes, and features of one class lie together already. AffinityNet changes all of its weights, IRNet none.
-# Finished stages are loaded.
+# learnt to tell the classes. AffinityNet goes on training its backbone, IRNet leaves it as it is and trains small
+# layers on top. Finished stages are loaded.
 
 # %% tags=["nbval-ignore-output"]
 LEARNT, lines = ("AffinityNet", "IRNet"), {}
@@ -985,8 +984,9 @@ for i in (easy, hard, scored["id"].iloc[0], scored["id"].iloc[-1]):
     found, keep = affinities_of("AffinityNet", i)
     unlike, number = torch.zeros(2, 1, *keep.shape)
     for offset in ((0, 1), (1, 0)):
-        for part in zip(pairs.ends(unlike, offset), pairs.ends(number, offset), strict=True):
-            part[0].add_(1 - dict(found)[offset]), part[1].add_(1)
+        for cells, counted in zip(pairs.ends(unlike, offset), pairs.ends(number, offset), strict=True):
+            cells += 1 - dict(found)[offset]
+            counted += 1
     unlike = unlike / number
     edge = 1 - affinities_of("IRNet", i)[1]
     rows.append([look(i)[0], unlike[0] / unlike.max(), edge, row_of(i)[-1]])
@@ -1101,9 +1101,9 @@ for name, (h, w) in {"this data set": affinities_of("IRNet", easy)[1].shape, "a 
 pd.DataFrame(lines).round(4)
 
 # %% [markdown]
-# A *map* of three rows has to walk, not a matrix of thousands: $(M T) T \ldots$ instead of $M (T T \ldots)$. The
-# brackets are all there is to it. `benchmarks/random_walk.py` measures both forms side by side, their time, their
-# memory, and that they agree to $10^{-9}$.
+# Three maps have to walk, not a matrix of thousands of rows: $(M T) T \ldots$ instead of $M (T T \ldots)$. The brackets
+# are all there is to it. `benchmarks/random_walk.py` measures both forms side by side, their time, their memory, and
+# that they agree to $10^{-9}$.
 #
 # ### Two dials, and a walk that forgets
 #
@@ -1131,11 +1131,12 @@ viz.show(
 
 # %% [markdown]
 # A long walk **forgets** where it began. Each step is a mean, so the range of a map can only shrink, until all cells
-# that can reach each other have the same value: the mean of the map, in which cell $i$ counts as much as $d_i = \sum_k
-# a_{ki}^\beta$. No object is left in it. A walk is useful only *on the way* there, while it has evened out the object
-# and not yet the image. That there is such a time at all is owed to the affinities: within an object steps are many and
-# likely, across its outline rare, so that the first happens long before the second. With a high $\beta$ this time is
-# long, since steps across an outline are rare. On the small grid we can take the powers, and go to a million steps.
+# that can reach each other have the same value: the mean of the map, in which cell $i$ counts as much as
+# $d_i = \sum_k a_{ki}^\beta$. No object is left in it. A walk is useful only *on the way* there, while it has evened
+# out the object and not yet the image. That there is such a time at all is owed to the affinities: within an object
+# steps are many and likely, across its outline rare, so that the first happens long before the second. With a high
+# $\beta$ this time is long, since steps across an outline are rare. On the small grid we can take the powers, and go to
+# a million steps.
 
 # %% tags=["nbval-ignore-output"]
 figure, axis = plt.subplots(figsize=(5, 2.6), layout="constrained")
@@ -1160,9 +1161,9 @@ viz.show(figure, "The range of a map (largest minus smallest value) during a wal
 #
 # Two details remain, and the papers differ in both. **The background**: PSA gives it the score $(1 - m)^\alpha$ and
 # lets it walk along; a class has a pixel where its walked map exceeds the background's. IRNet lets the classes walk
-# alone, divides by the largest value, and cuts at a constant threshold. **The start**: IRNet multiplies maps by $1 -
-# \mathcal B$ first, so that nothing sets out from a boundary. Both by hand for the easy image, beside what the stage
-# `walked_cams` has written:
+# alone, divides by the largest value, and cuts at a constant threshold. **The start**: IRNet multiplies maps by
+# $1 - \mathcal B$ first, so that nothing sets out from a boundary. Both by hand for the easy image, beside what the
+# stage `walked_cams` has written:
 
 # %% tags=["nbval-ignore-output"]
 for network in LEARNT:
@@ -1209,8 +1210,9 @@ viz.show(
 # Before the numbers, look at the figure above, row by row. A walk can only carry what the seed put somewhere. Where the
 # seed covers a piece of the object and no surroundings, the walk has an easy task: fill. Where the seed spills over the
 # outline, the surroundings got an activation of their own, which walks there and fills *them*, while the background's
-# score is small and walks as well. A CRF would have to be outvoted; a walk is not asked. Look for such a row. Then look
-# for a part of another colour which the CRF cut off, and whether a walk has kept it.
+# score is small and walks as well. In a CRF the many pixels that are surely background could still outvote them; in a
+# walk nobody votes. Look for such a row. Then look for a part of another colour which the CRF cut off, and whether a
+# walk has kept it.
 #
 # What does each way know, and what can it not know?
 #
@@ -1225,10 +1227,11 @@ viz.show(
 # wrong in *every* image they will have learnt as well. Only in the CRF do labels compete at each step; the others move
 # each map by itself and compare at the end.
 #
-# All five are scored alike: on the same images, over the same classes, from one confusion matrix over all images. **All
-# numbers of the third column were set beforehand.** The last two columns are another thing: the best threshold of a
-# sweep, which only somebody *with* true masks can choose. They say how much of a gain could be had by the threshold
-# alone. (Scores that went through a CRF or PAMR are compared with each other, not with a threshold.)
+# All five are scored alike: on the same images, over the same classes, from one confusion matrix over all images. **The
+# second column says what had to be chosen, and all of it was set beforehand,** without a mask. The last two columns are
+# another thing: the best threshold of a sweep, which only somebody *with* true masks can choose. They say how much of a
+# gain could be had by the threshold alone. (Scores that went through a CRF or PAMR are compared with each other, not
+# with a threshold.)
 
 # %% tags=["nbval-ignore-output"]
 swept = {"seed": cams_stage, **{name: stages.walk_cams(ways[name]) for name in LEARNT}}
