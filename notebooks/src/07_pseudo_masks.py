@@ -1228,10 +1228,11 @@ viz.show(
 # each map by itself and compare at the end.
 #
 # All five are scored alike: on the same images, over the same classes, from one confusion matrix over all images. **The
-# second column says what had to be chosen, and all of it was set beforehand,** without a mask. The last two columns are
-# another thing: the best threshold of a sweep, which only somebody *with* true masks can choose. They say how much of a
-# gain could be had by the threshold alone. (Scores that went through a CRF or PAMR are compared with each other, not
-# with a threshold.)
+# second column says what had to be chosen, and all of it was set beforehand,** without a mask. (With one exception:
+# IRNet's threshold for photographs was chosen with the masks of one seed, as profile `laptop` says.) The last two
+# columns are another thing: the best threshold of a sweep, which only somebody *with* true masks can choose. They say
+# how much of a gain could be had by the threshold alone. (Scores that went through a CRF or PAMR are compared with each
+# other, not with a threshold.)
 
 # %% tags=["nbval-ignore-output"]
 swept = {"seed": cams_stage, **{name: stages.walk_cams(ways[name]) for name in LEARNT}}
