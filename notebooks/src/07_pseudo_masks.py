@@ -1305,6 +1305,14 @@ for name, where in {"refinements": "toy scenes, demo", "refinements_photographs"
     display(best.assign(threshold=free.groupby("row")["best_threshold"].mean().round(2)).rename_axis(where))
 
 # %% [markdown]
+# What these tables say. On toy scenes the colours win: an object has one colour that fills it evenly, which is all that
+# dense CRF and PAMR ask for. The walks gain nothing there. Much of these maps lies on the context (notebook 01), and a
+# walk carries along what is there; that the two networks tell pairs apart quite well, as you saw, does not help a map that
+# starts in the wrong place. On photographs the order turns: objects have many colours and clear boundaries, and IRNet's
+# walk is far ahead. Of the photographs there is one seed only, and IRNet's threshold was chosen with its masks, so take
+# that row as a hint, and the best thresholds beside it as what they are.
+
+# %% [markdown]
 # ### Paper · here
 #
 # What papers print for the pseudo masks of their *baselines* on the training images of VOC 2012, beside what this run
