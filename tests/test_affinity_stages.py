@@ -45,7 +45,7 @@ def test_masks_are_the_walked_maps_at_the_threshold_of_the_walk(smoke_run, how):
 
 
 @pytest.mark.parametrize("how", HOWS)
-def test_labels_say_what_share_is_sure_and_learning_lowers_every_term_that_counts(smoke_run, how):
+def test_labels_say_what_share_is_sure_and_learning_lowers_the_loss(smoke_run, how):
     run = with_network(smoke_run, how, **{f"{how}.epochs": 8})
     labels = stages.make_affinity_labels(run)
     masks = [read_mask(labels.path / "masks" / f"{i}.png") for i in run.ids("train")]
@@ -137,3 +137,8 @@ def test_the_test_split_is_segmented_and_packed_for_the_server(smoke_run, toy_ro
     for image_id in ids:
         name = f"{image_id}.png"
         assert (stage.path / "masks" / name).read_bytes() == (val.path / "masks" / name).read_bytes()
+
+    more = smoke_run.folder.split("val")[:4]
+    (root / "ImageSets" / "Segmentation" / "test.txt").write_text("\n".join(more) + "\n")
+    grown = Run(smoke_run.settings, VOCFolder(root, name="toy"), root=tmp_path / "runs")
+    assert stages.segment_test(grown).metrics["images"] == 4, "another list makes another archive"

@@ -465,6 +465,7 @@ def make_affinity_labels(run: Run) -> Stage:
     True
     """
     how = _affinity_network(run)
+    walk_settings(run.settings), mask_settings(run.settings)  # refuse before hours of training what would fail after it
     settings, cams = affinity_label_settings(run.settings), make_cams(run)  # in this order
 
     def compute(stage: Stage) -> dict:
@@ -709,7 +710,9 @@ def segment_test(run: Run) -> Stage:
         pack(stage.folder("masks"), ids, stage.path / "comp6_test_cls.tgz", size=run.folder.size)
         return {"images": len(ids)}
 
-    return run.stage("test_masks", _with_crf(run, "segment"), after=train_segmentation(run)).ensure(compute)
+    stage = run.stage("test_masks", _with_crf(run, "segment"), after=train_segmentation(run))
+    stage.config["test"] = run.folder.fingerprint("test")
+    return stage.ensure(compute)
 
 
 def segment_directly(run: Run) -> Stage:
@@ -915,8 +918,8 @@ def mask_settings(settings) -> MaskSettings:
     if how == "none":
         return MaskSettings("constant", threshold=settings.localize.threshold, crf=None)
     if how in AFFINITY_NETWORKS:
-        walk = f"{how}_walk"
-        return MaskSettings("constant", threshold=settings[walk].theta, crf=crf_settings(settings, walk))
+        walk, crf = settings[f"{how}_walk"], crf_settings(settings, f"{how}_walk")
+        return MaskSettings("constant", threshold=walk.theta, crf=crf, hard=walk.crf in HARD)
     scored = MaskSettings(section.background, section.alpha, section.theta, la_ha=tuple(section.la_ha))
     if how == "dense_crf":
         return replace(scored, crf=crf, hard=settings.refine.crf in HARD)

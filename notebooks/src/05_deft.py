@@ -479,7 +479,7 @@ print("weights", tuple(w_fg.shape), "-> four answers", {name: tuple(logits.shape
 # **READING**: the labels of the text. Clues 1 and 2 decide, 3 and 5 agree, 4 is silent, and 6 is noted. The kit implements
 # this, and says so where it does.
 
-# %%
+# %% tags=["nbval-ignore-output"]
 y = batch.label
 by_text = {"fg": y, "fg_of_bg": torch.zeros_like(y), "bg_of_fg": 1 - y, "bg": torch.ones_like(y)}
 as_printed = {**by_text, "fg_of_bg": 1 - y, "bg_of_fg": torch.zeros_like(y)}
@@ -679,7 +679,7 @@ print(f"spread of what the object adds to a logit of f_swap: {adds[0]:.2f}, of w
 # `wsss_lib/methods/deft.py` holds these formulas as plain functions, and a class that stores the weights and calls them.
 
 
-# %%
+# %% tags=["nbval-ignore-output"]
 def body(function):
     """A function's source below its docstring."""
     return inspect.getsource(function).split('"""')[2].strip("\n")

@@ -104,6 +104,12 @@ def test_files_are_those_of_the_cam_stage_and_those_that_exist_are_kept(toy_root
     assert load_cam(out / f"{ids[0]}.npz", n_classes=folder.n_classes).shape == (folder.n_classes, 64, 64)
 
 
-def test_an_unknown_background_is_refused():
-    with pytest.raises(SettingsError, match="background='none': give"):
-        WalkSettings(background="none")
+def test_maps_of_no_class_go_to_any_grid():
+    assert on_grid(torch.zeros(0, 8, 8), (16, 16)).shape == (0, 16, 16)
+
+
+@pytest.mark.parametrize("wrong", [{"background": "none"}, {"beta": 0.0}, {"t": -1}, {"alpha": -1.0}])
+def test_what_would_fail_after_a_training_is_refused_before(wrong):
+    name = next(iter(wrong))
+    with pytest.raises(SettingsError, match=f"{name}={wrong[name]!r}.*: give"):
+        WalkSettings(**wrong)

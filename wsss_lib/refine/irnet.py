@@ -129,7 +129,7 @@ class IRNet(nn.Module):
     walk_radius : float
         The same for the pairs of a random walk.
     displacement : bool
-        Learn displacements, too; `centre_displacement` then ends the training.
+        Learn displacements, too; who wants to use them calls `centre_displacement` after the training.
 
     Raises
     ------

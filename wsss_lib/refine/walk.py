@@ -51,7 +51,7 @@ class WalkSettings:
     Raises
     ------
     SettingsError
-        If `background` is unknown.
+        If `background` is unknown, or a number out of its range: here, before a network is trained.
 
     Examples
     --------
@@ -68,6 +68,9 @@ class WalkSettings:
     def __post_init__(self):
         if self.background not in ("power", "constant"):
             raise SettingsError(f'background={self.background!r}: give "power" or "constant"')
+        if not (self.beta > 0 and self.alpha >= 0 and self.t >= 0):
+            given = f"beta={self.beta}, t={self.t}, alpha={self.alpha}"
+            raise SettingsError(f"{given}: give beta above 0, t and alpha of 0 or more")
 
 
 def on_grid(maps: Tensor, size: tuple[int, int]) -> Tensor:
@@ -89,6 +92,8 @@ def on_grid(maps: Tensor, size: tuple[int, int]) -> Tensor:
     >>> on_grid(torch.tensor([[[0.0, 1.0, 0.5, 0.5]]]), (1, 2))
     tensor([[[0.5000, 0.5000]]])
     """
+    if not len(maps):
+        return maps.new_zeros(0, *size)
     if maps.shape[1] >= size[0] and maps.shape[2] >= size[1]:
         return adaptive_avg_pool2d(maps, size)
     return interpolate(maps[None], size=size, mode="bilinear", align_corners=False)[0]
@@ -97,6 +102,7 @@ def on_grid(maps: Tensor, size: tuple[int, int]) -> Tensor:
 def walk_maps(maps: Tensor, pairs, settings: WalkSettings, keep: Tensor | None = None) -> Tensor:
     r"""Let the maps of one image walk, and bring them to [0, 1] so that a constant threshold makes the mask.
 
+    The background's score is taken of the maps on the grid (PSA takes it of the whole image, and averages then).
     With a background that walks along, the result is :math:`m_c / (m_c + m_0)`: a class exceeds 0.5 where it exceeds
     the background. Without, it is :math:`m_c / \max m`, one maximum for all classes.
 
