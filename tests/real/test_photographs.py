@@ -33,7 +33,7 @@ def test_the_way_runs_on_photographs_of_many_sizes(photos, weights, tmp_path):
 
 @pytest.mark.notebooks
 def test_papers_settings_take_two_steps_a_stage_through_papermill(photos, tmp_path):
-    """ResNets (random weights), the paper's crops, small batches, no GPU; 08 asks for every stage before it.
+    """ResNet-50 (random weights), the paper's crops, small batches, no GPU; 08 asks for every stage before it.
 
     After two steps a network has seen nothing: a small learning rate keeps its maps from dying, and the bounds on
     instances let in whatever its masks cut out.
@@ -63,11 +63,9 @@ def test_papers_settings_take_two_steps_a_stage_through_papermill(photos, tmp_pa
         "affinity_net.lr": 1e-3,
         "irnet.max_steps": 2,
         "irnet.batch_size": 2,
-        "segmentation.weights": "",
+        "segmentation.backbone": "",
         "segmentation.max_steps": 2,
-        "segmentation.batch_size": 2,
-        "segmentation.micro_batch_size": 1,
-        "segmentation.lr": 1e-9,
+        "segmentation.batch_size": 4,
         "segment.scales": [1.0],
         "machine.workers": 0,
         "machine.processes": 1,
