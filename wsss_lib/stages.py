@@ -789,9 +789,7 @@ def build_segmentation(run: Run) -> DeepLab:
     7
     """
     _check_segmentation(run)
-    backbone = _segmentation_backbone(run)
-    if _starts_from(run, "segmentation") == "classifier":
-        backbone.load_state_dict(load_classifier(run).backbone.state_dict())
+    backbone = _started(run, "segmentation", _segmentation_backbone(run))
     return seeded(run.seed, lambda: _deeplab(run, backbone))
 
 
@@ -822,9 +820,7 @@ def build_affinity(run: Run) -> nn.Module:
     'IRNet'
     """
     how = _affinity_network(run)
-    options, backbone = run.settings[how], build_backbone(run)
-    if _starts_from(run, how) == "classifier":
-        backbone.load_state_dict(load_classifier(run).backbone.state_dict())
+    options, backbone = run.settings[how], _started(run, how, build_backbone(run))
     return seeded(run.seed, lambda: AFFINITY_NETWORKS[how].build(backbone, options))
 
 
@@ -1055,6 +1051,13 @@ def _affinity_network(run: Run) -> str:
     if how not in AFFINITY_NETWORKS:
         raise SettingsError(f"refine.how={how!r} learns no affinities: choose {' or '.join(AFFINITY_NETWORKS)}")
     return how
+
+
+def _started(run: Run, section: str, backbone: backbones.Backbone) -> backbones.Backbone:
+    """The backbone, with the trained classifier's weights if the section asks for them."""
+    if _starts_from(run, section) == "classifier":
+        backbone.load_state_dict(load_classifier(run).backbone.state_dict())
+    return backbone
 
 
 def _segmentation_backbone(run: Run) -> backbones.Backbone:
