@@ -241,7 +241,11 @@ TABLES = {
     },
     "ws_fcn_photographs": {"CAM": ("cam", {}), "SSSS": ("ws_fcn", SSSS), "WS-FCN": WS_FCN},
     "refinements": REFINEMENTS,
-    "refinements_photographs": REFINEMENTS,
+    "refinements_photographs": {
+        **REFINEMENTS,
+        "AffinityNet, 256 steps": ("cam", {"refine.how": "affinity_net", "affinity_net_walk.t": 8}),  # PSA's
+        "IRNet, theta 0.25": ("cam", {"refine.how": "irnet", "irnet_walk.theta": 0.25}),  # IRN's
+    },
     "cpn_photographs": {
         "CAM": ("cam", {}),
         "CAM, twice the steps": ("cam", {"cam.epochs": 2 * load("laptop").cam.epochs}),
@@ -292,6 +296,8 @@ def main() -> None:
             scenes = {} if root else {"toy.seed": seed}
             settings = load(profile, {**overrides, **scenes})
             run = Run(settings, ready(settings, data_root=root), method, seed, root=options.runs_root)
+            if not run.folder.has_masks(run.ids("seed")):
+                parser.error(f"--data-root {root}: no true masks in SegmentationClass/; a table is made of scores")
             lines += [{"row": row, "seed": seed, **line} for line in measure(run)]
             print(name, lines[-1], flush=True)
         results.record(

@@ -1,6 +1,6 @@
 """What the tables of refinements measure: pseudo masks of the training images, and what they came from."""
 
-from wsss_lib import stages
+from wsss_lib import choices, stages
 from wsss_lib.runs import Run
 
 
@@ -10,7 +10,7 @@ def refined(run: Run) -> list[dict]:
     The seconds are those of all that is done after the CAMs.
     """
     cams, masks = stages.make_cams(run), stages.make_pseudo_masks(run)
-    learnt = run.settings.refine.how in stages.AFFINITY_NETWORKS
+    learnt = run.settings.refine.how in choices.AFFINITY_NETWORKS
     done = [stages.make_affinity_labels(run), stages.train_affinity(run), stages.walk_cams(run)] if learnt else []
     best = (done[-1] if learnt else cams).metrics["seed"]["best"]
     line = {

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from wsss_lib import stages
+from wsss_lib import choices, stages
 from wsss_lib.data import VOCFolder
 from wsss_lib.data.masks import read_mask
 from wsss_lib.errors import SettingsError
@@ -16,7 +16,7 @@ from wsss_lib.refine.dense_crf import PRESETS
 from wsss_lib.runs import Run
 from wsss_lib.settings import PROFILES, load
 
-HOWS = sorted(stages.AFFINITY_NETWORKS)
+HOWS = sorted(choices.AFFINITY_NETWORKS)
 
 
 def with_network(run, how, **overrides):
@@ -91,11 +91,11 @@ def test_a_seed_is_the_same_as_no_refinement(smoke_run):
 @pytest.mark.parametrize("how", HOWS)
 def test_a_dense_crf_after_the_walk_is_asked_for_by_name(smoke_run, how):
     settings = load("smoke", {"refine.how": how, f"{how}_walk.crf": "psa"})
-    assert stages.mask_settings(settings).crf == PRESETS["psa"]
-    own = stages.mask_settings(load("smoke", {"refine.how": how, f"{how}_walk.crf": "own", "dense_crf.iterations": 7}))
+    assert choices.mask_settings(settings).crf == PRESETS["psa"]
+    own = choices.mask_settings(load("smoke", {"refine.how": how, f"{how}_walk.crf": "own", "dense_crf.iterations": 7}))
     assert own.crf.iterations == 7
     with pytest.raises(SettingsError, match=f"{how}_walk.crf='crf': choose"):
-        stages.mask_settings(load("smoke", {"refine.how": how, f"{how}_walk.crf": "crf"}))
+        choices.mask_settings(load("smoke", {"refine.how": how, f"{how}_walk.crf": "crf"}))
 
 
 def test_who_learns_no_affinities_has_no_such_stages(smoke_run):
@@ -109,11 +109,21 @@ def test_who_learns_no_affinities_has_no_such_stages(smoke_run):
 @pytest.mark.parametrize("profile", PROFILES)
 def test_every_profile_has_settings_that_build(profile, how):
     settings = load(profile, {"refine.how": how})
-    assert stages.affinity_label_settings(settings).la_ha
-    assert stages.walk_settings(settings).beta > 0
-    network = stages.AFFINITY_NETWORKS[how].build(stages.backbones.build(settings.backbone.name), settings[how])
+    assert choices.affinity_label_settings(settings).la_ha
+    assert choices.walk_settings(settings).beta > 0
+    network = choices.AFFINITY_NETWORKS[how].build(stages.backbones.build(settings.backbone.name), settings[how])
     assert stages.training_transform(settings[how])(torch.zeros(3, 40, 50, dtype=torch.uint8)).ndim == 3
     assert network.parameter_groups(settings[how].classifier_factor)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"irnet.radius": 1.0}, {"irnet.stride": 0}, {"irnet.init": "x"}, {"irnet_walk.beta": 0.0}]
+)
+def test_a_wrong_number_is_refused_before_anything_is_computed(smoke_run, tmp_path, wrong):
+    run = Run(load("smoke", {"refine.how": "irnet", **wrong}), smoke_run.folder, root=tmp_path)
+    with pytest.raises(SettingsError):
+        stages.make_pseudo_masks(run)
+    assert not any(tmp_path.iterdir())
 
 
 def test_the_networks_start_from_the_classifier_or_as_it_did(smoke_run):

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from wsss_lib import stages
+from wsss_lib import choices, stages
 from wsss_lib.protocols import MASKS, PROTOCOLS, SEEDS
 from wsss_lib.refine.mean_field import LA_HA, PRESETS
 from wsss_lib.settings import load
@@ -63,7 +63,7 @@ def test_every_crf_that_the_pages_commands_ask_for_exists(page):
     asked = re.findall(r"--set (\w+)\.crf=(\w*)", page)
     assert {section for section, _ in asked} == {"refine", "segment", "single_stage"}
     for section, name in asked:
-        assert stages.crf_settings(load("demo", {f"{section}.crf": name}), section) == PRESETS.get(name)
+        assert choices.crf_settings(load("demo", {f"{section}.crf": name}), section) == PRESETS.get(name)
 
 
 def test_the_pages_examples_run(page, smoke_run):

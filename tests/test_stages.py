@@ -8,7 +8,7 @@ import torch
 from torchvision import models
 
 from data_prep.ready import ready
-from wsss_lib import methods, stages
+from wsss_lib import choices, methods, stages
 from wsss_lib.data import VOCFolder
 from wsss_lib.data.masks import read_mask
 from wsss_lib.data.samples import MaskBatch
@@ -18,7 +18,7 @@ from wsss_lib.methods import cpn
 from wsss_lib.methods.base import Progress
 from wsss_lib.refine.dense_crf import MaskSettings
 from wsss_lib.refine.maps import background_score, read_maps
-from wsss_lib.refine.mean_field import PRESETS, DenseCRFSettings
+from wsss_lib.refine.mean_field import HARD, PRESETS, DenseCRFSettings
 from wsss_lib.refine.pamr import PAMRSettings
 from wsss_lib.runs import Run
 from wsss_lib.segment.deeplab import DeepLab, pixel_cross_entropy
@@ -26,7 +26,7 @@ from wsss_lib.segment.single_stage import FOLDERS, predict_masks
 from wsss_lib.settings import load
 from wsss_lib.train import seeded
 
-CRFS = 'choose "own" .* "" .* preset: irn, psa, seam, .*, ws_fcn, deeplab_v2'
+CRFS = 'choose "own" .* "" .* preset: (irn, )?psa, seam, .*, ws_fcn, deeplab_v2'
 
 
 def changed_run(run, overrides, method="cam"):
@@ -436,8 +436,8 @@ def test_the_crfs_numbers_and_the_backgrounds_exponent_reach_the_masks():
     changed = {"dense_crf.iterations": 7, "dense_crf.bilateral_srgb": 5.0, "dense_crf.alpha": 9.0}
     own = {"theta": 0.4, "alpha": 3.0, "class_cut": 0.2, "scales": [1.0, 0.7], "flip": False}
     changed |= {f"single_stage.{name}": value for name, value in own.items()}
-    plain = stages.single_stage_settings(load("smoke", {**changed, "single_stage.crf": ""}))
-    refined = stages.single_stage_settings(load("smoke", {**changed, "single_stage.crf": "own"}))
+    plain = choices.single_stage_settings(load("smoke", {**changed, "single_stage.crf": ""}))
+    refined = choices.single_stage_settings(load("smoke", {**changed, "single_stage.crf": "own"}))
     for made in (plain, refined):
         assert (made.scales, made.flip, made.class_cut) == ((1.0, 0.7), False, 0.2)
     assert (plain.mask.background, plain.mask.threshold, plain.mask.crf) == ("constant", 0.4, None)
@@ -451,26 +451,30 @@ def test_the_crfs_numbers_and_the_backgrounds_exponent_reach_the_masks():
 @pytest.mark.parametrize("section", ["refine", "single_stage", "segment"])
 def test_a_section_names_a_preset_the_profiles_own_crf_or_none(section):
     for name, preset in PRESETS.items():
-        assert stages.crf_settings(load("smoke", {f"{section}.crf": name}), section) == preset
+        if section == "segment" and name in HARD:
+            with pytest.raises(SettingsError, match=r"segment\.crf='irn': choose .* a preset: psa, seam"):
+                choices.crf_settings(load("smoke", {f"{section}.crf": name}), section)
+        else:
+            assert choices.crf_settings(load("smoke", {f"{section}.crf": name}), section) == preset
     own = load("smoke", {f"{section}.crf": "own", "dense_crf.bilateral_sxy": 11.0})
-    assert stages.crf_settings(own, section) == DenseCRFSettings(3, 3.0, 3.0, 11.0, 13.0, 10.0)
-    assert stages.crf_settings(load("smoke", {f"{section}.crf": ""}), section) is None
+    assert choices.crf_settings(own, section) == DenseCRFSettings(3, 3.0, 3.0, 11.0, 13.0, 10.0)
+    assert choices.crf_settings(load("smoke", {f"{section}.crf": ""}), section) is None
 
 
 def test_a_named_crf_reaches_the_masks_and_the_background_stays_the_sections():
     for name, preset in PRESETS.items():
-        pseudo = stages.mask_settings(load("smoke", {"refine.crf": name, "dense_crf.alpha": 9.0}))
+        pseudo = choices.mask_settings(load("smoke", {"refine.crf": name, "dense_crf.alpha": 9.0}))
         assert pseudo == MaskSettings("power", 9.0, 0.25, preset, hard=name == "irn")
-        direct = stages.single_stage_settings(load("smoke", {"single_stage.crf": name})).mask
-        assert direct == MaskSettings("power", 5.0, crf=preset)
-    assert not stages.mask_settings(load("smoke", {"refine.crf": "irn", "refine.how": "pamr"})).hard
+        direct = choices.single_stage_settings(load("smoke", {"single_stage.crf": name})).mask
+        assert direct == MaskSettings("power", 5.0, crf=preset, hard=name == "irn")
+    assert not choices.mask_settings(load("smoke", {"refine.crf": "irn", "refine.how": "pamr"})).hard
 
 
 def test_the_profile_paper_has_the_crfs_of_the_papers():
     paper = load("paper")
-    assert stages.crf_settings(paper, "refine") == PRESETS["psa"]
-    assert stages.crf_settings(paper, "segment") is PRESETS["deeplab_v2"]
-    assert stages.single_stage_settings(paper).mask == MaskSettings("power", 5.0, crf=PRESETS["ws_fcn"])
+    assert choices.crf_settings(paper, "refine") == PRESETS["psa"]
+    assert choices.crf_settings(paper, "segment") is PRESETS["deeplab_v2"]
+    assert choices.single_stage_settings(paper).mask == MaskSettings("power", 5.0, crf=PRESETS["ws_fcn"])
 
 
 def test_masks_of_another_crf_lie_beside_those_of_the_profiles_own_and_none_is_the_argmax(smoke_run):
@@ -562,10 +566,10 @@ def test_only_what_refines_counts(smoke_run):
 
 def test_pamrs_numbers_and_the_crfs_background_reach_the_masks(smoke_run):
     changed = {"refine.how": "pamr", "pamr.iterations": 2, "pamr.dilations": [1, 3], "machine.device": "cpu"}
-    made = stages.mask_settings(load("smoke", {**changed, "dense_crf.alpha": 9.0, "dense_crf.la_ha": [2.0, 8.0]}))
+    made = choices.mask_settings(load("smoke", {**changed, "dense_crf.alpha": 9.0, "dense_crf.la_ha": [2.0, 8.0]}))
     assert made.pamr == PAMRSettings(2, (1, 3), "cpu") and (made.alpha, made.la_ha) == (9.0, (2.0, 8.0))
-    assert stages.mask_settings(load("smoke")).pamr is None
-    constant = stages.mask_settings(load("smoke", {"dense_crf.background": "constant", "dense_crf.theta": 0.4}))
+    assert choices.mask_settings(load("smoke")).pamr is None
+    constant = choices.mask_settings(load("smoke", {"dense_crf.background": "constant", "dense_crf.theta": 0.4}))
     assert (constant.background, constant.threshold) == ("constant", 0.4)
 
 
@@ -574,12 +578,12 @@ def test_only_a_dense_crf_is_spread_over_processes_where_no_torch_is(smoke_run, 
     monkeypatch.setattr(stages, "pseudo_masks", lambda *a, processes: asked.append(processes))
     monkeypatch.setattr(stages, "_score_masks", lambda *a: None)
     monkeypatch.setattr(stages, "walk_cams", lambda _: stages.Stage("walked_cams", tmp_path / "walked", {}))
-    for how in stages.REFINEMENTS:
+    for how in choices.REFINEMENTS:
         settings = load("smoke", {"refine.how": how, "machine.processes": 3})
         run = Run(settings, smoke_run.folder, root=tmp_path)
         monkeypatch.setattr(stages, "make_cams", lambda _: stages.Stage("cams", tmp_path / "cams", {}))
         stages.make_pseudo_masks(run)
-    assert dict(zip(stages.REFINEMENTS, asked, strict=True)) == {
+    assert dict(zip(choices.REFINEMENTS, asked, strict=True)) == {
         "none": 1,
         "dense_crf": 3,
         "pamr": 1,

@@ -11,7 +11,6 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +20,16 @@ from torch import nn
 from tqdm import tqdm
 
 from wsss_lib import backbones, methods
+from wsss_lib.choices import (
+    AFFINITY_NETWORKS,
+    affinity_label_settings,
+    crf_settings,
+    mask_sections,
+    mask_settings,
+    single_stage_settings,
+    walk_settings,
+    with_crf,
+)
 from wsss_lib.data import PseudoMaskSet, TrainingSet
 from wsss_lib.data.instances import InstanceBank, collect_instances, contact_sheet
 from wsss_lib.data.masks import read_mask
@@ -31,22 +40,17 @@ from wsss_lib.errors import SettingsError, WsssError
 from wsss_lib.localize import load_cam, localize, seed
 from wsss_lib.metrics import average_precision, json_number
 from wsss_lib.project import data_root
-from wsss_lib.refine import affinity_net, irnet
-from wsss_lib.refine.dense_crf import MaskSettings, pseudo_masks
-from wsss_lib.refine.mean_field import HARD, PRESETS, DenseCRFSettings
-from wsss_lib.refine.pamr import PAMRSettings
-from wsss_lib.refine.walk import WalkSettings, walk_folder
+from wsss_lib.refine.dense_crf import pseudo_masks
+from wsss_lib.refine.mean_field import DenseCRFSettings
+from wsss_lib.refine.walk import walk_folder
 from wsss_lib.runs import Run, Stage
 from wsss_lib.score import frequent_classes, score_masks, score_seeds, score_sure
 from wsss_lib.segment import DeepLab, pack, segment
 from wsss_lib.segment.predict import check_combine
-from wsss_lib.segment.single_stage import FOLDERS, SingleStageSettings, segment_single_stage
+from wsss_lib.segment.single_stage import FOLDERS, segment_single_stage
 from wsss_lib.settings import Section
 from wsss_lib.train import fit, load_weights, pick_device, seeded
 
-# What makes masks of CAMs: a threshold, dense CRF, PAMR, or a walk along affinities that a network has learnt.
-AFFINITY_NETWORKS = {"affinity_net": affinity_net, "irnet": irnet}
-REFINEMENTS = ("none", "dense_crf", "pamr", *AFFINITY_NETWORKS)
 CACHE_PIXELS = 400e6  # keep decoded images in memory up to so many pixels, about 1.2 GB
 
 
@@ -72,12 +76,8 @@ def build_backbone(run: Run) -> backbones.Backbone:
     >>> build_backbone(getfixture("smoke_run")).out_channels
     64
     """
-    options = run.settings.backbone
-    weights = find_weights(options.weights)
-    backbone = seeded(run.seed, lambda: backbones.build(options.name, weights, options.output_stride))
-    if weights:  # random weights have learnt nothing that is worth keeping, nor have their statistics
-        backbone.freeze(options.frozen_stages, options.frozen_norm)
-    return backbone
+    own = run.settings.backbone
+    return _with_weights(run, own.name, own, "backbone.weights")
 
 
 def find_weights(name: str, key: str = "backbone.weights") -> str:
@@ -423,18 +423,10 @@ def make_pseudo_masks(run: Run) -> Stage:
 
     def compute(stage: Stage) -> dict:
         ids, processes = _train_and_seed_ids(run), run.settings.machine.processes if settings.crf else 1
-        jobs = [(i, run.folder.image_path(i), maps.path / "cams" / f"{i}.npz") for i in ids]
-        pseudo_masks(jobs, stage.folder("masks"), settings, processes=processes)
+        pseudo_masks(_jobs(run, ids, maps), stage.folder("masks"), settings, processes=processes)
         return {"images": len(ids), "mask": _score_masks(run, "seed", stage.folder("masks"))}
 
-    # What masks depend on beside their maps. The CRF's own numbers stand alone, as before there were other refinements.
-    if how in AFFINITY_NETWORKS:
-        sections = _with_crf(run, f"{how}_walk")
-    elif how == "dense_crf" and run.settings.refine.crf == "own":
-        sections = ("dense_crf",)
-    else:
-        sections = {"none": ("refine",), "dense_crf": ("dense_crf", "refine")}.get(how, ("dense_crf", "refine", "pamr"))
-    return run.stage("pseudo_masks", sections, after=maps).ensure(compute)
+    return run.stage("pseudo_masks", mask_sections(run.settings), after=maps).ensure(compute)
 
 
 def make_affinity_labels(run: Run) -> Stage:
@@ -465,16 +457,16 @@ def make_affinity_labels(run: Run) -> Stage:
     True
     """
     how = _affinity_network(run)
-    walk_settings(run.settings), mask_settings(run.settings)  # refuse before hours of training what would fail after it
+    _check_affinity(run, how)
     settings, cams = affinity_label_settings(run.settings), make_cams(run)  # in this order
 
     def compute(stage: Stage) -> dict:
         ids = run.ids("train")
-        jobs = [(i, run.folder.image_path(i), cams.path / "cams" / f"{i}.npz") for i in ids]
-        pseudo_masks(jobs, stage.folder("masks"), settings, processes=run.settings.machine.processes)
+        pseudo_masks(_jobs(run, ids, cams), stage.folder("masks"), settings, processes=run.settings.machine.processes)
         return {"images": len(ids), **score_sure(run.folder, ids, stage.folder("masks"))}
 
-    return run.stage("affinity_labels", ("refine", *_with_crf(run, f"{how}_labels")), after=cams).ensure(compute)
+    sections = ("refine", *with_crf(run.settings, f"{how}_labels"))
+    return run.stage("affinity_labels", sections, after=cams).ensure(compute)
 
 
 def train_affinity(run: Run) -> Stage:
@@ -673,7 +665,7 @@ def segment_val(run: Run) -> Stage:
         _segment(run, ids, stage, crf)
         return {"images": len(ids), "mask": _score_masks(run, "val", stage.folder("masks"))}
 
-    return run.stage("val_masks", _with_crf(run, "segment"), after=train_segmentation(run)).ensure(compute)
+    return run.stage("val_masks", with_crf(run.settings, "segment"), after=train_segmentation(run)).ensure(compute)
 
 
 def segment_test(run: Run) -> Stage:
@@ -710,7 +702,7 @@ def segment_test(run: Run) -> Stage:
         pack(stage.folder("masks"), ids, stage.path / "comp6_test_cls.tgz", size=run.folder.size)
         return {"images": len(ids)}
 
-    stage = run.stage("test_masks", _with_crf(run, "segment"), after=train_segmentation(run))
+    stage = run.stage("test_masks", with_crf(run.settings, "segment"), after=train_segmentation(run))
     stage.config["test"] = run.folder.fingerprint("test")
     return stage.ensure(compute)
 
@@ -759,7 +751,8 @@ def segment_directly(run: Run) -> Stage:
         scores = {name.replace("masks", "mask"): _score_masks(run, "val", stage.path / name) for name in FOLDERS}
         return {"images": len(ids), **scores}
 
-    return run.stage("direct_masks", _with_crf(run, "single_stage"), after=train_classifier(run)).ensure(compute)
+    sections = with_crf(run.settings, "single_stage")
+    return run.stage("direct_masks", sections, after=train_classifier(run)).ensure(compute)
 
 
 def build_segmentation(run: Run) -> DeepLab:
@@ -844,161 +837,6 @@ def scored_classes(run: Run) -> list[int]:
     return frequent_classes(run.folder, run.ids("train"), run.settings.data.score_min_images)
 
 
-def crf_settings(settings, section: str) -> DenseCRFSettings | None:
-    """The dense CRF that a section names: a preset's, the profile's own, or none.
-
-    Parameters
-    ----------
-    settings : Settings
-        Of a profile.
-    section : str
-        ``refine``, ``single_stage``, ``segment``, or labels or walk of an affinity network. Its ``crf`` is a name of
-        `PRESETS`, ``"own"`` for the numbers of ``[dense_crf]``, or ``""``.
-
-    Returns
-    -------
-    DenseCRFSettings or None
-        None for ``""``.
-
-    Raises
-    ------
-    SettingsError
-        For another name.
-
-    Examples
-    --------
-    >>> from wsss_lib.settings import load
-    >>> crf_settings(load("paper"), "refine").bilateral_sxy, crf_settings(load("paper"), "segment").bilateral_sxy
-    (80.0, 67)
-    """
-    name = settings[section].crf
-    if name == "own":
-        return DenseCRFSettings(**{key: settings.dense_crf[key] for key in DenseCRFSettings.__dataclass_fields__})
-    if name and name not in PRESETS:
-        raise SettingsError(
-            f'{section}.crf={name!r}: choose "own" (the numbers of [dense_crf]), "" (none) or a preset:'
-            f" {', '.join(PRESETS)}"
-        )
-    return PRESETS.get(name)
-
-
-def mask_settings(settings) -> MaskSettings:
-    """How pseudo masks are made of maps, out of the section ``refine`` and those that it names.
-
-    Parameters
-    ----------
-    settings : Settings
-        Of a profile.
-
-    Returns
-    -------
-    MaskSettings
-
-    Raises
-    ------
-    SettingsError
-        For another ``refine.how``, or another dense CRF.
-
-    Examples
-    --------
-    >>> from wsss_lib.settings import load
-    >>> mask_settings(load("paper")).background, mask_settings(load("paper", {"refine.how": "pamr"})).pamr.iterations
-    ('power', 10)
-    >>> mask_settings(load("paper", {"refine.how": "irnet"}))
-    MaskSettings(background='constant', alpha=16.0, threshold=0.25, crf=None, hard=False, la_ha=(), pamr=None)
-    """
-    how, section = settings.refine.how, settings.dense_crf
-    if how not in REFINEMENTS:
-        raise SettingsError(f"refine.how={how!r}: choose one of {', '.join(REFINEMENTS)}")
-    crf = crf_settings(settings, "refine")  # refuses another name, whether it is asked for or not
-    if how == "none":
-        return MaskSettings("constant", threshold=settings.localize.threshold, crf=None)
-    if how in AFFINITY_NETWORKS:
-        walk, crf = settings[f"{how}_walk"], crf_settings(settings, f"{how}_walk")
-        return MaskSettings("constant", threshold=walk.theta, crf=crf, hard=walk.crf in HARD)
-    scored = MaskSettings(section.background, section.alpha, section.theta, la_ha=tuple(section.la_ha))
-    if how == "dense_crf":
-        return replace(scored, crf=crf, hard=settings.refine.crf in HARD)
-    device = str(pick_device(settings.machine.device))
-    return replace(
-        scored, crf=None, pamr=PAMRSettings(settings.pamr.iterations, tuple(settings.pamr.dilations), device)
-    )
-
-
-def affinity_label_settings(settings) -> MaskSettings:
-    """How sure pixels are found, out of the section of labels that ``refine.how`` names.
-
-    Parameters
-    ----------
-    settings : Settings
-        Of a profile.
-
-    Returns
-    -------
-    MaskSettings
-
-    Examples
-    --------
-    >>> from wsss_lib.settings import load
-    >>> affinity_label_settings(load("paper", {"refine.how": "irnet"})).la_ha
-    (0.3, 0.05)
-    """
-    section = settings[f"{settings.refine.how}_labels"]
-    crf = crf_settings(settings, f"{settings.refine.how}_labels")
-    return MaskSettings(section.background, crf=crf, hard=section.hard, la_ha=tuple(section.la_ha))
-
-
-def walk_settings(settings) -> WalkSettings:
-    """How maps walk, out of the section that ``refine.how`` names.
-
-    Parameters
-    ----------
-    settings : Settings
-        Of a profile.
-
-    Returns
-    -------
-    WalkSettings
-
-    Examples
-    --------
-    >>> from wsss_lib.settings import load
-    >>> walk_settings(load("paper", {"refine.how": "irnet"})).beta
-    10.0
-    """
-    section = settings[f"{settings.refine.how}_walk"]
-    return WalkSettings(section.beta, section.t, section.background, section.alpha)
-
-
-def single_stage_settings(settings) -> SingleStageSettings:
-    """How a single-stage method's masks are made, out of the sections ``single_stage`` and ``dense_crf``.
-
-    Parameters
-    ----------
-    settings : Settings
-        Of a profile.
-
-    Returns
-    -------
-    SingleStageSettings
-
-    Raises
-    ------
-    SettingsError
-        For another ``single_stage.crf``, or a number out of its range.
-
-    Examples
-    --------
-    >>> from wsss_lib.settings import load
-    >>> single_stage_settings(load("paper")).mask.background, single_stage_settings(load("demo")).mask.background
-    ('power', 'constant')
-    """
-    own, crf = settings.single_stage, crf_settings(settings, "single_stage")
-    plain = MaskSettings("constant", threshold=own.theta, crf=None)
-    refined = MaskSettings("power", alpha=own.alpha, crf=crf)
-    return SingleStageSettings(tuple(own.scales), own.flip, own.class_cut, refined if crf else plain)
-
-
 def _check_segment(run: Run) -> DenseCRFSettings | None:
     """Refuse what would otherwise fail late, and give the dense CRF of the test masks."""
     check_scales(run.settings.segment.scales)
@@ -1020,11 +858,6 @@ def _segment(run: Run, ids, stage: Stage, crf: DenseCRFSettings | None) -> None:
         device=pick_device(run.settings.machine.device),
         processes=run.settings.machine.processes,
     )
-
-
-def _with_crf(run: Run, section: str) -> tuple[str, ...]:
-    """A section, and that of the dense CRF's numbers where it takes them."""
-    return (section, "dense_crf") if run.settings[section].crf == "own" else (section,)
 
 
 def _trained(run: Run, build: Callable[[Run], nn.Module], train: Callable[[Run], Stage]) -> nn.Module:
@@ -1064,16 +897,29 @@ def _segmentation_backbone(run: Run) -> backbones.Backbone:
     own = run.settings.segmentation
     if not own.backbone:
         return build_backbone(run)
-    weights = find_weights(own.weights, "segmentation.weights")
-    backbone = seeded(run.seed, lambda: backbones.build(own.backbone, weights, own.output_stride, own.dilated))
-    if weights:  # as in `build_backbone`
-        backbone.freeze(norm=own.frozen_norm)
+    return _with_weights(run, own.backbone, own, "segmentation.weights")
+
+
+def _with_weights(run: Run, name: str, own: Section, key: str) -> backbones.Backbone:
+    weights = find_weights(own.weights, key)
+    dilated, frozen_stages = own.get("dilated", False), own.get("frozen_stages", 0)
+    backbone = seeded(run.seed, lambda: backbones.build(name, weights, own.output_stride, dilated))
+    if weights:  # random weights have learnt nothing that is worth keeping, nor have their statistics
+        backbone.freeze(frozen_stages, own.frozen_norm)
     return backbone
 
 
 def _deeplab(run: Run, backbone: backbones.Backbone) -> DeepLab:
     options = run.settings.segmentation
     return DeepLab(backbone, run.folder.n_classes + 1, options.dilations, options.scales, options.bias_factor)
+
+
+def _check_affinity(run: Run, how: str) -> None:
+    """Refuse before hours of training what would fail after it."""
+    walk_settings(run.settings), mask_settings(run.settings), _starts_from(run, how)
+    own = run.settings.backbone
+    with torch.device("meta"):  # shapes without numbers: nothing is drawn
+        AFFINITY_NETWORKS[how].build(backbones.build(own.name, "", own.output_stride), run.settings[how])
 
 
 def _check_segmentation(run: Run) -> None:
@@ -1143,6 +989,11 @@ def _classification(run: Run, model, device) -> np.ndarray:
 
 def _train_and_seed_ids(run: Run) -> tuple[str, ...]:
     return tuple(dict.fromkeys((*run.ids("train"), *run.ids("seed"))))
+
+
+def _jobs(run: Run, ids, maps: Stage) -> list[tuple[str, Path, Path]]:
+    """What `pseudo_masks` makes masks of: the id, the image and its maps."""
+    return [(i, run.folder.image_path(i), maps.path / "cams" / f"{i}.npz") for i in ids]
 
 
 def _score_seeds(run: Run, cam_dir: Path, threshold: float) -> dict | None:

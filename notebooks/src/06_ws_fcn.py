@@ -71,7 +71,7 @@ from IPython.display import display
 from torchvision.transforms import v2
 
 from data_prep.ready import ready
-from wsss_lib import localize, results, score, stages, viz, widgets
+from wsss_lib import choices, localize, results, score, stages, viz, widgets
 from wsss_lib.data import IGNORE, Batch, denormalize, normalize, read_mask
 from wsss_lib.errors import DataError
 from wsss_lib.methods.base import Progress, multi_label_soft_margin
@@ -99,7 +99,7 @@ print(f"torch {torch.__version__}, device {device}, profile {profile}, seed {see
 
 # %% tags=["nbval-ignore-output"]
 nets = {name: stages.load_classifier(r).cpu() for name, r in runs.items()}
-net, options, way = nets["WS-FCN"], settings.ws_fcn, stages.single_stage_settings(settings)
+net, options, way = nets["WS-FCN"], settings.ws_fcn, choices.single_stage_settings(settings)
 for name, one in nets.items():
     print(f"{name}: {type(one.context).__name__} and {type(one.fusion).__name__}")
 
@@ -1126,7 +1126,7 @@ tested = list(val_ids[:6])
 views = [predict_masks(net, square(i)[0][None], way.scales, way.flip) for i in tested]
 test_menu = {f"{n + 1}: {names(i)}": n for n, i in enumerate(tested)}
 plain_way, crf_way = (
-    stages.single_stage_settings(load(profile, {**overrides, "single_stage.crf": crf})).mask for crf in ("", "own")
+    choices.single_stage_settings(load(profile, {**overrides, "single_stage.crf": crf})).mask for crf in ("", "own")
 )
 
 

@@ -74,8 +74,9 @@ from IPython.display import display
 from PIL import Image
 
 from data_prep.ready import ready
-from wsss_lib import localize, results, stages, viz, widgets
+from wsss_lib import choices, localize, results, stages, viz, widgets
 from wsss_lib.data import IGNORE, normalize, read_mask
+from wsss_lib.errors import DataError
 from wsss_lib.metrics import ConfusionMatrix
 from wsss_lib.nn import boundary, pairs
 from wsss_lib.refine import affinity_net, random_walk, walk
@@ -101,6 +102,8 @@ ways = {
 }
 run, settings = ways["dense CRF"], ways["dense CRF"].settings
 train_ids, seed_ids = run.ids("train"), run.ids("seed")
+if not folder.has_masks(seed_ids):
+    raise DataError(f"{folder.name}: no true masks in SegmentationClass/; this lesson compares masks with them")
 print(
     f"torch {torch.__version__}, device {stages.pick_device(settings.machine.device)}, profile {profile}, seed {seed}"
 )
@@ -151,7 +154,7 @@ def spot_on(image_id, pixel):
     return viz.overlay_mask(picture, np.where(away < max(picture.shape) / 28, 255, 0), 1.0)
 
 
-crf, rows = stages.crf_settings(settings, "refine") or PRESETS["psa"], []
+crf, rows = choices.crf_settings(settings, "refine") or PRESETS["psa"], []
 picture = viz.as_array(folder.image(easy)).astype(float)
 for pixel in two_pixels(easy):
     place = ((np.indices(picture.shape[:2]) - np.reshape(pixel, (2, 1, 1))) ** 2).sum(0) / crf.bilateral_sxy**2
@@ -594,7 +597,7 @@ viz.show(
 # **Predict first.** Which of the two moves a mask further from its seed?
 
 # %% tags=["nbval-ignore-output"]
-averaging = stages.mask_settings(ways["PAMR"].settings).pamr
+averaging = choices.mask_settings(ways["PAMR"].settings).pamr
 
 
 def average(image_id, iterations=averaging.iterations):
@@ -677,7 +680,7 @@ columns = ["labelled (%)", "foreground right (%)", "background right (%)"]
 # - **nothing**, if one of them is not sure.
 
 # %%
-own, taught_by = settings.affinity_net, stages.affinity_label_settings(ways["AffinityNet"].settings)
+own, taught_by = settings.affinity_net, choices.affinity_label_settings(ways["AffinityNet"].settings)
 near = pairs.offsets(own.radius)
 print(f"{len(near)} offsets nearer than {own.radius:g} cells: {near[:6]}, ...")
 
@@ -905,7 +908,7 @@ viz.show(
 
 # %% tags=["nbval-ignore-output"]
 nets = {name: stages.load_affinity(ways[name]).cpu() for name in LEARNT}
-dials = {name: stages.walk_settings(ways[name].settings) for name in LEARNT}
+dials = {name: choices.walk_settings(ways[name].settings) for name in LEARNT}
 gallery = list(dict.fromkeys([easy, hard, *scored["id"][:2], *scored["id"][-2:], *seed_ids]))[:40]
 
 
@@ -1007,7 +1010,7 @@ viz.show(figure, "What the two networks take for boundaries. No label ever said 
 values = {(kind, network): ([], []) for kind in ("taught", "untaught") for network in LEARNT}
 for i in some[:24]:
     for network in LEARNT:
-        (found, keep), how = affinities_of(network, i), stages.affinity_label_settings(ways[network].settings)
+        (found, keep), how = affinities_of(network, i), choices.affinity_label_settings(ways[network].settings)
         labels, truth = (cells_of(m, keep.shape) for m in (pseudo_mask(*look(i)[:3], how), folder.mask(i)))
         for offset, a in found:
             (u, v), nothing = pairs.ends(truth, offset), kinds_of(labels, offset)["nothing"]

@@ -63,7 +63,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 from data_prep.ready import ready
-from wsss_lib import results, stages, train, viz, widgets
+from wsss_lib import choices, results, stages, train, viz, widgets
 from wsss_lib.data import PseudoMaskSet, read_mask, train_transform, write_mask
 from wsss_lib.data.samples import collate_masks
 from wsss_lib.data.transforms import denormalize, normalize, resize_image
@@ -81,6 +81,8 @@ settings = load(profile, overrides)
 folder = ready(settings, dataset, data_root)
 run = Run(settings, folder, method=method, seed=seed, root=runs_root)
 options, testing = settings.segmentation, settings.segment
+if not folder.has_masks(run.ids("val")):
+    raise DataError(f"{folder.name}: no true masks in SegmentationClass/; this lesson compares masks with them")
 print(
     f"torch {torch.__version__}, device {stages.pick_device(settings.machine.device)}, profile {profile}, seed {seed}"
 )
@@ -818,7 +820,7 @@ viz.show(
 
 # %% tags=["nbval-ignore-output"]
 name = testing.crf or ("own" if folder.name == "toy" else "deeplab_v2")
-crf, rows = stages.crf_settings(load(profile, {**overrides, "segment.crf": name}), "segment"), []
+crf, rows = choices.crf_settings(load(profile, {**overrides, "segment.crf": name}), "segment"), []
 for image_id in shown_ids[:2]:
     picture = folder.image(image_id)
     q = predict(model, normalize(picture)[None], testing.scales, testing.flip, testing.combine)[0].numpy()

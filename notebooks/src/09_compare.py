@@ -63,7 +63,7 @@ import seaborn as sns
 import torch
 
 from data_prep.ready import ready
-from wsss_lib import localize, results, runs, stages, viz, widgets
+from wsss_lib import choices, localize, results, runs, stages, viz, widgets
 from wsss_lib.data import read_mask
 from wsss_lib.errors import DataError
 from wsss_lib.metrics import OVER, ConfusionMatrix, ThresholdSweep, mean_std, paired_interval
@@ -256,7 +256,7 @@ viz.show(
 segmentation = stages.segment_val(run)
 pseudo_masks, cams, how = stages.make_pseudo_masks(run), stages.make_cams(run), settings.refine.how
 learnt = []
-if how in stages.AFFINITY_NETWORKS:
+if how in choices.AFFINITY_NETWORKS:
     learnt = [stages.make_affinity_labels(run), stages.train_affinity(run), stages.walk_cams(run)]
 for stage in (stages.train_classifier(run), cams, *learnt, pseudo_masks, stages.train_segmentation(run), segmentation):
     print(f"{stage.path.relative_to(run.root).as_posix():58s} {stage.metrics['seconds']:7.1f} s")
