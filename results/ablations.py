@@ -48,6 +48,9 @@ REACHES = {
 }
 SSSS = {"ws_fcn.context": "aspp", "ws_fcn.fusion": "gci"}
 
+# A background that walks along, and four times the steps of profile laptop.
+PSA_WALK = {f"affinity_net_walk.{k}": load("paper").affinity_net_walk[k] for k in ("t", "background", "alpha", "theta")}
+PSA_WALK["refine.how"] = "affinity_net"
 # What makes masks of one and the same CAMs.
 REFINEMENTS = {
     "seed": ("cam", {"refine.how": "none"}),
@@ -243,8 +246,8 @@ TABLES = {
     "refinements": REFINEMENTS,
     "refinements_photographs": {
         **REFINEMENTS,
-        "AffinityNet, 256 steps": ("cam", {"refine.how": "affinity_net", "affinity_net_walk.t": 8}),  # PSA's
-        "IRNet, theta 0.25": ("cam", {"refine.how": "irnet", "irnet_walk.theta": 0.25}),  # IRN's
+        "AffinityNet, PSA's walk": ("cam", PSA_WALK),
+        "IRNet, IRN's threshold": ("cam", {"refine.how": "irnet", "irnet_walk.theta": 0.25}),
     },
     "cpn_photographs": {
         "CAM": ("cam", {}),
