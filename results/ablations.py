@@ -50,7 +50,6 @@ SSSS = {"ws_fcn.context": "aspp", "ws_fcn.fusion": "gci"}
 
 # A background that walks along, and four times the steps of profile laptop.
 PSA_WALK = {f"affinity_net_walk.{k}": load("paper").affinity_net_walk[k] for k in ("t", "background", "alpha", "theta")}
-PSA_WALK["refine.how"] = "affinity_net"
 # What makes masks of one and the same CAMs.
 REFINEMENTS = {
     "seed": ("cam", {"refine.how": "none"}),
@@ -246,7 +245,7 @@ TABLES = {
     "refinements": REFINEMENTS,
     "refinements_photographs": {
         **REFINEMENTS,
-        "AffinityNet, PSA's walk": ("cam", PSA_WALK),
+        "AffinityNet, PSA's walk": ("cam", {"refine.how": "affinity_net", **PSA_WALK}),
         "IRNet, IRN's threshold": ("cam", {"refine.how": "irnet", "irnet_walk.theta": 0.25}),
     },
     "cpn_photographs": {
@@ -288,8 +287,14 @@ def main() -> None:
     options = parser.parse_args()
     asked = "" if options.seeds == [0, 1, 2] else f" --seeds {' '.join(map(str, options.seeds))}"
     tables = TABLES if "all" in options.tables else options.tables
-    if not options.data_root and (real := [name for name in tables if name in PHOTOGRAPHS]):
-        parser.error(f"{real[0]}: give --data-root, a folder of photographs in VOC layout")
+    if real := [name for name in tables if name in PHOTOGRAPHS]:
+        if not options.data_root:
+            parser.error(f"{real[0]}: give --data-root, a folder of photographs in VOC layout")
+        settings = load("laptop")
+        photographs = Run(settings, ready(settings, data_root=options.data_root))
+        if not photographs.folder.has_masks(photographs.ids("seed")):
+            told = "no true masks in SegmentationClass/; a table is made of scores"
+            parser.error(f"--data-root {options.data_root}: {told}")
     stages.MASK_SOURCES["true_masks"] = true_masks
     for name in tables:
         profile, root = ("laptop", options.data_root) if name in PHOTOGRAPHS else ("demo", "")
@@ -299,8 +304,6 @@ def main() -> None:
             scenes = {} if root else {"toy.seed": seed}
             settings = load(profile, {**overrides, **scenes})
             run = Run(settings, ready(settings, data_root=root), method, seed, root=options.runs_root)
-            if not run.folder.has_masks(run.ids("seed")):
-                parser.error(f"--data-root {root}: no true masks in SegmentationClass/; a table is made of scores")
             lines += [{"row": row, "seed": seed, **line} for line in measure(run)]
             print(name, lines[-1], flush=True)
         results.record(

@@ -65,15 +65,13 @@ import torch.nn.functional as F
 from data_prep.ready import ready
 from wsss_lib import localize, methods, results, stages, viz, widgets
 from wsss_lib.data.transforms import denormalize, normalize
-from wsss_lib.errors import DataError
 from wsss_lib.runs import Run
 from wsss_lib.settings import load
 
 settings = load(profile, overrides)
 folder = ready(settings, dataset, data_root)
 run = Run(settings, folder, method="cam", seed=seed, root=runs_root)
-if not folder.has_masks(run.ids("seed")):
-    raise DataError(f"{folder.name}: no true masks in SegmentationClass/; this lesson compares seeds with them")
+folder.require_masks(run.ids("seed"), "this lesson compares seeds with them")
 print(
     f"torch {torch.__version__}, device {stages.pick_device(settings.machine.device)}, profile {profile}, seed {seed}"
 )

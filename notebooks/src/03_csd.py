@@ -65,7 +65,6 @@ import torch.nn.functional as F
 from data_prep.ready import ready
 from wsss_lib import localize, results, stages, viz, widgets
 from wsss_lib.data import IGNORE, VOC_CLASSES, TrainingSet, collate, denormalize
-from wsss_lib.errors import DataError
 from wsss_lib.methods import csd
 from wsss_lib.methods.base import Progress
 from wsss_lib.runs import Run
@@ -75,8 +74,7 @@ settings = load(profile, overrides)
 folder = ready(settings, dataset, data_root)
 run = Run(settings, folder, method="cam", seed=seed, root=runs_root)
 run_csd = run.of("csd")
-if not folder.has_masks(run.ids("seed")):
-    raise DataError(f"{folder.name}: no true masks in SegmentationClass/; this lesson compares maps with them")
+folder.require_masks(run.ids("seed"), "this lesson compares maps with them")
 print(
     f"torch {torch.__version__}, device {stages.pick_device(settings.machine.device)}, profile {profile}, seed {seed}"
 )

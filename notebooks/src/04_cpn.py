@@ -72,7 +72,6 @@ from data_prep.ready import ready
 from wsss_lib import localize, results, score, stages, viz, widgets
 from wsss_lib.data import IGNORE, Batch, denormalize, normalize
 from wsss_lib.data.superpixels import SuperpixelSettings, superpixels
-from wsss_lib.errors import DataError
 from wsss_lib.methods import cpn, seam
 from wsss_lib.methods.base import Progress
 from wsss_lib.nn import class_maps, pcm
@@ -85,8 +84,7 @@ folder = ready(settings, dataset, data_root)
 run = Run(settings, folder, method="cam", seed=seed, root=runs_root)
 runs = {"CAM": run, "SEAM": run.of("seam"), "CPN": run.of("cpn")}
 train_ids, seed_ids = run.ids("train"), run.ids("seed")
-if not folder.has_masks(seed_ids):
-    raise DataError(f"{folder.name}: no true masks in SegmentationClass/; this lesson compares maps with them")
+folder.require_masks(seed_ids, "this lesson compares maps with them")
 print(
     f"torch {torch.__version__}, device {stages.pick_device(settings.machine.device)}, profile {profile}, seed {seed}"
 )

@@ -73,7 +73,6 @@ from torchvision.transforms import v2
 from data_prep.ready import ready
 from wsss_lib import localize, results, score, stages, viz, widgets
 from wsss_lib.data import Batch, denormalize, normalize
-from wsss_lib.errors import DataError
 from wsss_lib.methods import deft
 from wsss_lib.methods.base import Progress
 from wsss_lib.metrics import ThresholdSweep, region_activation
@@ -84,8 +83,7 @@ settings = load(profile, overrides)
 folder = ready(settings, dataset, data_root)
 run = Run(settings, folder, method="cam", seed=seed, root=runs_root)
 run_deft = run.of("deft")
-if not folder.has_masks(run.ids("seed")):
-    raise DataError(f"{folder.name}: no true masks in SegmentationClass/; this lesson compares maps with them")
+folder.require_masks(run.ids("seed"), "this lesson compares maps with them")
 train_ids, seed_ids, classes = run.ids("train"), run.ids("seed"), folder.classes
 device = stages.pick_device(settings.machine.device)
 print(f"torch {torch.__version__}, device {device}, profile {profile}, seed {seed}, {len(train_ids)} training images")

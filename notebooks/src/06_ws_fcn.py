@@ -73,7 +73,6 @@ from torchvision.transforms import v2
 from data_prep.ready import ready
 from wsss_lib import choices, localize, results, score, stages, viz, widgets
 from wsss_lib.data import IGNORE, Batch, denormalize, normalize, read_mask
-from wsss_lib.errors import DataError
 from wsss_lib.methods.base import Progress, multi_label_soft_margin
 from wsss_lib.metrics import ConfusionMatrix, ThresholdSweep
 from wsss_lib.nn import context, fusion, pamr, pooling, self_supervision, stochastic_gate
@@ -88,8 +87,7 @@ folder = ready(settings, dataset, data_root)
 run = Run(settings, folder, method="cam", seed=seed, root=runs_root)
 runs = {"SSSS": Run(baseline, folder, "ws_fcn", seed, runs_root), "WS-FCN": run.of("ws_fcn")}
 seed_ids, val_ids, classes = run.ids("seed"), run.ids("val"), folder.classes
-if not folder.has_masks([*seed_ids, *val_ids]):
-    raise DataError(f"{folder.name}: no true masks in SegmentationClass/; this lesson compares masks with them")
+folder.require_masks([*seed_ids, *val_ids], "this lesson compares masks with them")
 device = stages.pick_device(settings.machine.device)
 print(f"torch {torch.__version__}, device {device}, profile {profile}, seed {seed}, {len(run.ids('train'))} images")
 

@@ -76,7 +76,6 @@ from PIL import Image
 from data_prep.ready import ready
 from wsss_lib import choices, localize, results, stages, viz, widgets
 from wsss_lib.data import IGNORE, normalize, read_mask
-from wsss_lib.errors import DataError
 from wsss_lib.metrics import ConfusionMatrix
 from wsss_lib.nn import boundary, pairs
 from wsss_lib.refine import affinity_net, random_walk, walk
@@ -102,8 +101,7 @@ ways = {
 }
 run, settings = ways["dense CRF"], ways["dense CRF"].settings
 train_ids, seed_ids = run.ids("train"), run.ids("seed")
-if not folder.has_masks(seed_ids):
-    raise DataError(f"{folder.name}: no true masks in SegmentationClass/; this lesson compares masks with them")
+folder.require_masks(seed_ids, "this lesson compares masks with them")
 print(
     f"torch {torch.__version__}, device {stages.pick_device(settings.machine.device)}, profile {profile}, seed {seed}"
 )

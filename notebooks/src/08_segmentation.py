@@ -81,8 +81,7 @@ settings = load(profile, overrides)
 folder = ready(settings, dataset, data_root)
 run = Run(settings, folder, method=method, seed=seed, root=runs_root)
 options, testing = settings.segmentation, settings.segment
-if not folder.has_masks(run.ids("val")):
-    raise DataError(f"{folder.name}: no true masks in SegmentationClass/; this lesson compares masks with them")
+folder.require_masks(run.ids("val"), "this lesson compares masks with them")
 print(
     f"torch {torch.__version__}, device {stages.pick_device(settings.machine.device)}, profile {profile}, seed {seed}"
 )

@@ -65,7 +65,6 @@ import torch
 from data_prep.ready import ready
 from wsss_lib import choices, localize, results, runs, stages, viz, widgets
 from wsss_lib.data import read_mask
-from wsss_lib.errors import DataError
 from wsss_lib.metrics import OVER, ConfusionMatrix, ThresholdSweep, mean_std, paired_interval
 from wsss_lib.protocols import MASKS, SEEDS
 from wsss_lib.runs import Run
@@ -74,8 +73,7 @@ from wsss_lib.settings import load
 settings = load(profile, overrides)
 folder = ready(settings, dataset, data_root)
 run = Run(settings, folder, method=method, seed=seed, root=runs_root)
-if not folder.has_masks(run.ids("seed") + run.ids("val")):
-    raise DataError(f"{folder.name}: no true masks in SegmentationClass/; scores cannot be compared without them")
+folder.require_masks(run.ids("seed") + run.ids("val"), "scores cannot be compared without them")
 print(
     f"torch {torch.__version__}, device {stages.pick_device(settings.machine.device)}, profile {profile}, seed {seed}"
 )

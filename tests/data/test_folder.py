@@ -126,6 +126,9 @@ def test_masks_come_from_the_augmented_folder_only_where_there_is_no_other(voc):
     assert folder.mask_path("b").parent.name == "SegmentationClass"
     assert folder.has_masks("abd")
     assert not folder.has_masks("c")
+    folder.require_masks("abd", "this compares with them")
+    with pytest.raises(DataError, match=r": no true masks in SegmentationClass/; this compares with them$"):
+        folder.require_masks("abc", "this compares with them")
     with pytest.raises(DataError, match=r"c\.png: no such mask"):
         folder.mask("c")
 

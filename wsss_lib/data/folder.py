@@ -180,6 +180,11 @@ class VOCFolder(Layout):
         """Whether every one of `ids` has a true mask."""
         return all(self.mask_path(image_id).is_file() for image_id in ids)
 
+    def require_masks(self, ids: Iterable[str], why: str) -> None:
+        """Raise `DataError`, one line that says `why` they are needed, unless every one of `ids` has a true mask."""
+        if not self.has_masks(ids):
+            raise DataError(f"{self.name}: no true masks in SegmentationClass/; {why}")
+
     def mask(self, image_id: str) -> Tensor:
         """Read the true pixel mask, for scoring only: (H, W) uint8, 0 background, 1 to K, 255 void."""
         return torch.from_numpy(read_mask(self.mask_path(image_id)))
