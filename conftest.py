@@ -22,6 +22,14 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: (not item.get_closest_marker("real"), not item.get_closest_marker("browser")))
 
 
+@pytest.fixture(autouse=True)
+def torch_seeded():
+    """torch draws the same numbers in a test, or a doctest, whatever ran before it in this process."""
+    import torch
+
+    torch.manual_seed(0)
+
+
 @pytest.fixture(scope="session")
 def project():
     """The root of the checkout."""

@@ -76,6 +76,11 @@ def test_a_damaged_checkpoint_is_trained_again(training, capsys):
     assert "damaged" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("run", range(2))
+def test_a_test_draws_the_same_numbers_whatever_ran_before_it(run):
+    assert torch.equal(torch.rand(2), torch.rand(2, generator=torch.Generator().manual_seed(0)))
+
+
 def test_training_leaves_the_global_generator_alone(training):
     torch.manual_seed(7)
     before = torch.get_rng_state()

@@ -96,6 +96,7 @@ class SameConvReLU6(nn.Module):
     Examples
     --------
     >>> layer = SameConvReLU6(SameConv2d(3, 4, 1))
+    >>> _ = nn.init.ones_(layer.conv.weight)
     >>> with torch.inference_mode():
     ...     float(layer(torch.full((1, 3, 2, 2), 1e3)).max())
     6.0
