@@ -50,6 +50,7 @@ def test_command_exists(words, capsys):
             chosen = cli.select(args.names, cli.notebooks_folder())
             known = {key for name in chosen for key in cli.parameters_of(cli.notebooks_folder() / f"{name}.ipynb")}
             assert set(cli.parse_pairs(args.parameter, "-p")) <= known
+        if args.command in ("run", "masks"):
             _settings_exist(args)
     elif program == "papermill":
         notebook = PROJECT / rest[0]

@@ -1,11 +1,13 @@
 """`wsss`: run the notebooks of the course headless, and show what the runs scored.
 
 One idea: the notebooks are the program. `wsss run` executes them with papermill, in their order, and keeps
-the executed notebooks and their pictures beside the results; `wsss results` reads all finished stages.
+the executed notebooks and their pictures beside the results; `wsss results` reads all finished stages. For
+images without true masks, which most lessons compare with, `wsss masks` goes the same way without a lesson.
 
     wsss list
     wsss run all --profile demo
     wsss run 01_cam 07 -p seed=1 --set cam.epochs=3
+    wsss masks my_images
     wsss results
 """
 
@@ -364,14 +366,28 @@ def parser() -> argparse.ArgumentParser:
     >>> parser().parse_args(["run", "01", "-p", "seed=1"]).parameter
     ['seed=1']
     """
+    computes = argparse.ArgumentParser(add_help=False)
+    computes.add_argument("--dataset", default="", help="name of the data set; default: the profile's")
+    computes.add_argument("--runs-root", default="", metavar="DIR", help="where runs are kept; default: runs/")
+    computes.add_argument(
+        "--set", dest="override", action="append", nargs="+", default=[], metavar="SECTION.KEY=VALUE",
+        help="depart from the profile's settings, as cam.epochs=3",
+    )  # fmt: skip
+    computes.add_argument(
+        "--resume",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="continue what an interrupted run left (default), or compute unfinished stages from the start",
+    )
+
     top = argparse.ArgumentParser(prog="wsss", description="Run the notebooks headless, and show their results.")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    one = commands.add_parser("run", help="execute notebooks", description="Execute notebooks with papermill.")
+    one = commands.add_parser(
+        "run", parents=[computes], help="execute notebooks", description="Execute notebooks with papermill."
+    )
     one.add_argument("names", nargs="+", metavar="NAME", help="01_cam, 01, several, or all")
     one.add_argument("--profile", default="", help="smoke, demo (default), laptop or paper")
-    one.add_argument("--dataset", default="", help="name of the data set; default: the profile's")
     one.add_argument("--data-root", default="", metavar="DIR", help="where the data lie")
-    one.add_argument("--runs-root", default="", metavar="DIR", help="where runs are kept; default: runs/")
     one.add_argument(
         "-p",
         dest="parameter",
@@ -380,19 +396,17 @@ def parser() -> argparse.ArgumentParser:
         metavar="KEY=VALUE",
         help="a notebook's parameter",
     )
-    one.add_argument(
-        "--set", dest="override", action="append", nargs="+", default=[], metavar="SECTION.KEY=VALUE",
-        help="depart from the profile's settings, as cam.epochs=3",
-    )  # fmt: skip
-    one.add_argument(
-        "--resume",
-        action=argparse.BooleanOptionalAction,
-        default=True,
-        help="continue what an interrupted run left (default), or compute unfinished stages from the start",
-    )
     one.add_argument("--timeout", type=int, metavar="S", help="seconds that one cell may take; 0: no limit")
-    two = commands.add_parser("results", help="table of all scores", description="Scores of all finished runs.")
-    two.add_argument("--runs-root", default="", metavar="DIR", help="where runs are kept; default: runs/")
+    two = commands.add_parser(
+        "masks", parents=[computes], help="masks of your own images",
+        description="Learn masks from images and their labels, without a lesson and without true masks.",
+    )  # fmt: skip
+    two.add_argument("data_root", metavar="DIR", help="the images, in VOC layout")
+    two.add_argument("--profile", default="laptop", help="smoke, demo, laptop (default) or paper")
+    two.add_argument("--method", default="cam", help="cam (default), seam, cda, csd, cpn, deft or ws_fcn")
+    two.add_argument("--seed", type=int, default=0, help="of every random draw; default: 0")
+    three = commands.add_parser("results", help="table of all scores", description="Scores of all finished runs.")
+    three.add_argument("--runs-root", default="", metavar="DIR", help="where runs are kept; default: runs/")
     commands.add_parser("list", help="the notebooks", description="The notebooks, and what each needs.")
     return top
 
@@ -418,7 +432,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     args = parser().parse_args(argv)
     try:
-        return {"run": _run, "results": _results, "list": _list}[args.command](args)
+        return {"run": _run, "masks": _masks, "results": _results, "list": _list}[args.command](args)
     except WsssError as error:
         print(f"wsss: {error}", file=sys.stderr)
         return 2
@@ -435,10 +449,7 @@ def _run(args: argparse.Namespace) -> int:
         data_root=args.data_root,
         runs_root=args.runs_root,
         parameters=parse_pairs(args.parameter, "-p"),
-        overrides={
-            **parse_pairs([pair for pairs in args.override for pair in pairs], "--set"),
-            **({} if args.resume else {"machine.resume": False}),
-        },
+        overrides=_overrides(args),
         timeout=args.timeout,
     )
     written = [outcome.path for outcome in outcomes if outcome.path]
@@ -446,6 +457,28 @@ def _run(args: argparse.Namespace) -> int:
         print(f"executed notebooks: {_short(written[0].parent)}/")
         print(f"their pictures:     {_short(written[0].parent)}/*_files/*.png")
     return 0 if all(outcome.ok for outcome in outcomes) else 1
+
+
+def _masks(args: argparse.Namespace) -> int:
+    from wsss_lib import settings
+    from wsss_lib.data import VOCFolder
+    from wsss_lib.runs import Run
+    from wsss_lib.way import make_masks
+
+    values = settings.load(args.profile, _overrides(args))
+    name = args.dataset or values.data.dataset
+    folder = VOCFolder(args.data_root, name="" if name == "toy" else name)  # one's own are not the toy scenes
+    made = make_masks(Run(values, folder, args.method, args.seed, args.runs_root or None))
+    for of, stage in made:
+        score = stage.metrics["mask"]
+        print(f"masks of {of}: {_short(stage.folder('masks'))}/" + (f"  (mIoU {score['miou']:.1%})" if score else ""))
+    print(f"some of them:  {_short(made[-1][1].path / 'overview.png')}")
+    return 0
+
+
+def _overrides(args: argparse.Namespace) -> dict[str, Any]:
+    given = parse_pairs([pair for pairs in args.override for pair in pairs], "--set")
+    return given if args.resume else {**given, "machine.resume": False}
 
 
 def _results(args: argparse.Namespace) -> int:
